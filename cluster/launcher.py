@@ -1,0 +1,95 @@
+"""Brings the Serve application of a configuration up on a Ray cluster, and waits until it answers."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.config import ClusterConfig, ConfigError
+
+APPLICATION = "pliant"
+
+
+class LaunchError(RuntimeError):
+    """The application did not come up; the message says what it waited for."""
+
+
+def check_port(config: ClusterConfig) -> None:
+    """Refuse a port that somebody listens on already; ConfigError."""
+    address = (config.http.host, config.http.port)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise ConfigError(f"http: {address[0]}:{address[1]} cannot be listened on: {error.strerror}") from error
+
+
+def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
+    """Connect to Ray, start Serve on the configured host and port, and deploy; returns when Serve has accepted it."""
+    import ray  # noqa: PLC0415  # ray reads its environment when it is imported
+    from ray import serve  # noqa: PLC0415
+
+    from deployments.app import BuildArgs, build  # noqa: PLC0415
+    from deployments.targets import clear_targets  # noqa: PLC0415
+
+    ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    clear_targets(APPLICATION)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": config.http.host, "port": config.http.port, "request_timeout_s": None},
+        logging_config={"enable_access_log": False},
+    )
+    application = build(BuildArgs(config=config_path, application=APPLICATION))
+    serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
+
+
+def disconnect() -> None:
+    """Leave the Ray cluster."""
+    import ray  # noqa: PLC0415
+
+    ray.shutdown()
+
+
+def base_url(config: ClusterConfig) -> str:
+    """Where the configuration's HTTP endpoints are."""
+    return f"http://{config.http.host}:{config.http.port}"
+
+
+def status(config: ClusterConfig) -> dict[str, Any]:
+    """What `GET /pliant/status` says; httpx.HTTPError where nobody answers."""
+    answer = httpx.get(f"{base_url(config)}/pliant/status", timeout=5.0)
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def set_policy(config: ClusterConfig, policy: str) -> None:
+    """Have the planner plan by another policy."""
+    httpx.post(f"{base_url(config)}/pliant/policy", json={"policy": policy}, timeout=10.0).raise_for_status()
+
+
+def wait_settled(
+    config: ClusterConfig, policy: str, timeout_s: float = 90.0, waiting: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Wait until what is planned by `policy` is what is up; answers the status then.
+
+    Raises:
+        LaunchError: it took longer than `timeout_s`; the message shows the last status.
+    """
+    deadline = time.monotonic() + timeout_s
+    seen: dict[str, Any] = {}
+    while time.monotonic() < deadline:
+        try:
+            seen = status(config)
+        except httpx.HTTPError as error:
+            seen = {"error": repr(error)}
+        if seen.get("settled") and seen.get("ready") and seen.get("policy") == policy:
+            return seen
+        if waiting is not None:
+            waiting(seen)
+        time.sleep(0.3)
+    raise LaunchError(f"the cluster did not settle within {timeout_s:.0f} s; last seen: {seen}")

@@ -1,0 +1,1 @@
+"""Serves: the wire protocol and the Ray Serve drivers of the planner's state machines."""

@@ -1,0 +1,293 @@
+"""The one YAML file of a cluster and the `application.yaml` of a model repository, read into checked values.
+
+Unknown keys are refused with the nearest known one. Defaults stand here and nowhere else.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says where, what and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emulation:
+    """Makes a pool as slow as the device it stands for: the real model runs, the rest of the time is waited out.
+
+    A batch takes `overhead_s + slowdown × (CPU time the model took)`. Figures from such a pool are always reported
+    as emulated.
+    """
+
+    slowdown: float = 1.0
+    overhead_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """A pool of interchangeable devices; each device is one Ray node with the label `pliant.io/pool`."""
+
+    devices: int = 1
+    memory_mb: int = 1024
+    cores: int = 1  # threads that onnxruntime may use for one batch
+    gpu: bool = False  # run on onnxruntime's CUDA provider
+    reserved: float = 0.0
+    emulated: Emulation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationConfig:
+    """What a cluster serves of a model repository's application."""
+
+    slo_s: float | None = None  # default: the application's own
+    floor: float | None = None
+    variants: tuple[str, ...] | None = None  # default: all
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerConfig:
+    """How often and how carefully the plan is made."""
+
+    period_s: float = 10.0
+    time_limit_s: float = 1.0
+    utilisation: float = 0.75
+    overhead_s: float = 0.03  # of HTTP, router and transport, outside the device
+    policy: str = "pliant"  # or "best", "cheapest": one fixed variant per application, for comparison
+    data_aware: bool = True
+    band: float = 0.25  # replan at once when demand leaves the planned one by this fraction
+    min_demand_rps: float = 1.0  # planned for every application, so that it can answer at all
+    patience_s: float = 8.0  # how long a new placement may take before the old one makes room for it
+    start_timeout_s: float = 60.0  # after which a unit counts as unable to start on a pool
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """What one router holds back and lets in."""
+
+    margin_s: float = 0.01  # a batch is planned to end this long before its deadline
+    max_queued: int = 2000  # per application; more are refused with 503
+    max_body_mb: float = 16.0
+    max_request_batch: int = 64  # samples in one request
+    retries: int = 2  # of a batch whose replica died
+    patience: float = 0.35  # fraction of a request's time that it may wait for its batch to grow
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """Where Pliant listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """The one YAML file: everything that a user might tune."""
+
+    pools: Mapping[str, PoolConfig]
+    applications: Mapping[str, ApplicationConfig]
+    name: str = "pliant"
+    models: str = "models"  # model repository, relative to this file
+    profiles: str = "profiles"  # what `pliant profile` measured, relative to this file
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, per-sample shape (without the batch axis) and Open Inference Protocol datatype of a tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: str = "FP32"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`application.yaml`: what all variants of an application agree on.
+
+    The output holds one score per class for each sample; the answer is the class of the greatest score.
+    """
+
+    input: TensorSpec
+    output: TensorSpec
+    classes: tuple[str, ...]
+    slo_s: float
+    name: str = ""  # default: the directory's
+    description: str = ""
+    validation: str = "validation.npz"  # arrays x [sample, ...] and y [sample], labels as class indices
+    heldout: str | None = None  # samples that nothing was fitted to, for load and comparison
+
+
+def parse(kind: type[T], data: Any, where: str) -> T:
+    """Build the frozen dataclass `kind` from plain YAML data; ConfigError names the key at fault."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {data!r}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # T is always a dataclass
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key '{key}'{hint}")
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: '{missing[0]}' is missing")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return parse(typing.cast(type, hint), value if value is not None else {}, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected keys and values, got {value!r}")
+        return {str(k): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ConfigError(f"{where}: {value} is not a finite number")
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # YAML reads a class called 0 as a number
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ConfigError(message)
+
+
+def _fraction(value: float | None, where: str) -> None:
+    if value is None or 0 <= value <= 1:
+        return
+    remedy = f", so write {value / 100:g} for {value:g} %" if value <= 100 else ""
+    raise ConfigError(f"{where} is {value:g}; it is a fraction{remedy}")
+
+
+def check(config: ClusterConfig) -> ClusterConfig:
+    """Refuse values that no cluster can have; returns `config`."""
+    _require(bool(config.pools), "pools: at least one pool of devices is needed")
+    _require(bool(config.applications), "applications: at least one application is needed")
+    for name, pool in config.pools.items():
+        _require(pool.devices >= 1, f"pool '{name}': devices is {pool.devices}; a pool has at least one")
+        _require(pool.memory_mb >= 1, f"pool '{name}': memory_mb is {pool.memory_mb}; it must be positive")
+        _require(pool.cores >= 1, f"pool '{name}': cores is {pool.cores}; a device has at least one")
+        _fraction(pool.reserved, f"pool '{name}': reserved")
+        if pool.emulated is not None:
+            slow = pool.emulated
+            _require(slow.slowdown >= 1, f"pool '{name}': slowdown is {slow.slowdown:g}; it cannot be below 1")
+            _require(slow.overhead_s >= 0, f"pool '{name}': overhead_s is {slow.overhead_s:g}; it cannot be negative")
+    for name, application in config.applications.items():
+        _fraction(application.floor, f"application '{name}': floor")
+        slo = application.slo_s
+        _require(slo is None or slo > 0, f"application '{name}': slo_s is {slo}; it must be positive")
+    planner = config.planner
+    _require(planner.policy in POLICIES, f"planner: policy is '{planner.policy}'; known are {', '.join(POLICIES)}")
+    _require(0 < planner.utilisation <= 1, f"planner: utilisation is {planner.utilisation:g}; it is in (0, 1]")
+    _require(planner.period_s > 0, f"planner: period_s is {planner.period_s:g}; it must be positive")
+    _require(planner.time_limit_s > 0, f"planner: time_limit_s is {planner.time_limit_s:g}; it must be positive")
+    _require(0 < config.http.port < 65536, f"http: port is {config.http.port}; it is 1 to 65535")
+    return config
+
+
+POLICIES = ("pliant", "best", "cheapest")
+
+
+def load_config(path: str | Path) -> ClusterConfig:
+    """Read and check a cluster's YAML file; its relative paths are resolved against the file's directory.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key or value is wrong.
+    """
+    path = Path(path)
+    config = check(parse(ClusterConfig, read_yaml(path), str(path)))
+    base = path.resolve().parent
+    return dataclasses.replace(
+        config,
+        models=str(base / Path(config.models).expanduser()),
+        profiles=str(base / Path(config.profiles).expanduser()),
+    )
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain data of a YAML file; ConfigError where it is missing or malformed."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+
+
+def load_manifest(directory: str | Path) -> Manifest:
+    """Read `application.yaml` of one application's directory; ConfigError as `load_config`."""
+    path = Path(directory) / "application.yaml"
+    manifest = parse(Manifest, read_yaml(path), str(path))
+    name = manifest.name or path.parent.name
+    _require(manifest.slo_s > 0, f"{path}: slo_s is {manifest.slo_s:g}; it must be positive")
+    _require(
+        len(manifest.classes) >= 2, f"{path}: classes has {len(manifest.classes)} entries; at least two are needed"
+    )
+    for tensor in (manifest.input, manifest.output):
+        _require(
+            tensor.datatype in DATATYPES, f"{path}: datatype '{tensor.datatype}' is none of {', '.join(DATATYPES)}"
+        )
+        _require(
+            all(n > 0 for n in tensor.shape), f"{path}: shape {list(tensor.shape)} of '{tensor.name}' must be fixed"
+        )
+    _require(
+        manifest.output.shape == (len(manifest.classes),),
+        f"{path}: output shape {list(manifest.output.shape)} does not fit {len(manifest.classes)} classes",
+    )
+    return dataclasses.replace(manifest, name=name)
+
+
+DATATYPES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+}

@@ -1,0 +1,327 @@
+"""The store of what profiling measured: Parquet tables and one SneakPeek model per application, in one directory.
+
+This file alone reads and writes them: `latency.parquet`, `variants.parquet`, `confusion.parquet`, `samples.parquet` and
+`peek/<application>.npz`. Other schema versions are refused.
+"""
+
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from planner.profiles import LatencyCurve
+from planner.variants import Option, Unit, plain_option
+
+VERSION = 1
+
+
+class ProfileError(ValueError):
+    """Profiles that cannot be used; the message says which, why, and what to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long one variant takes on one pool at one batch size."""
+
+    application: str
+    variant: str
+    pool: str
+    batch: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    runs: int
+    emulated: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VariantProfile:
+    """What one variant costs and how right it is on the validation split."""
+
+    application: str
+    variant: str
+    load_s: float
+    memory_bytes: int
+    file_bytes: int
+    sha256: str  # of the model file that was measured
+    labels: NDArray[np.int64]  # [sample], true classes of the validation split
+    answered: NDArray[np.int64]  # [sample]
+    classes: int
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each validation sample was answered right [sample]."""
+        correct: NDArray[np.bool_] = self.labels == self.answered
+        return correct
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of the validation split that was answered right."""
+        return float(self.correct.mean())
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """How often each true class was answered with each class [true, answered]."""
+        counts = np.zeros((self.classes, self.classes), np.int64)
+        np.add.at(counts, (self.labels, self.answered), 1)
+        return counts
+
+    @property
+    def recall(self) -> tuple[float, ...]:
+        """Of each true class the fraction answered right; a class that validation lacks gets the accuracy."""
+        counts = self.confusion
+        of_class = counts.sum(axis=1)
+        return tuple(float(counts[c, c] / of_class[c]) if of_class[c] else self.accuracy for c in range(self.classes))
+
+    @property
+    def unit(self) -> Unit:
+        """The planner's word for this variant as something that is loaded."""
+        return Unit(f"{self.application}/{self.variant}", self.application, self.memory_bytes, self.load_s)
+
+    @property
+    def option(self) -> Option:
+        """The planner's word for answering with this variant alone."""
+        return plain_option(self.unit, self.recall)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Peek:
+    """The SneakPeek model of an application: nearest neighbours among the validation samples, after a projection."""
+
+    mean: NDArray[np.float32]  # [input], of the flattened samples
+    components: NDArray[np.float32]  # [feature, input]
+    features: NDArray[np.float32]  # [sample, feature]
+    labels: NDArray[np.int64]  # [sample]
+    correct: NDArray[np.bool_]  # [variant, sample]
+    variants: tuple[str, ...]  # names along the first axis of `correct`
+    k: int  # neighbours asked
+    evidence: float  # pseudo-counts that the neighbours' votes weigh together
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profiles:
+    """All that is known of the variants in a model repository; `load_profiles` reads it."""
+
+    variants: tuple[VariantProfile, ...] = ()
+    latencies: tuple[Latency, ...] = ()
+    peeks: Mapping[str, Peek] = field(default_factory=dict)  # by application
+
+    @property
+    def applications(self) -> tuple[str, ...]:
+        """Names of the profiled applications."""
+        return tuple(sorted({v.application for v in self.variants}))
+
+    def of(self, application: str) -> tuple[VariantProfile, ...]:
+        """The variants of an application, most accurate last; ProfileError where there is none."""
+        found = sorted(
+            (v for v in self.variants if v.application == application), key=lambda v: (v.accuracy, v.variant)
+        )
+        if not found:
+            raise ProfileError(
+                f"application '{application}' is not profiled (profiled are {_listed(self.applications)}): "
+                "run `pliant profile`"
+            )
+        return tuple(found)
+
+    def variant(self, application: str, variant: str) -> VariantProfile:
+        """One variant; ProfileError where it is not profiled."""
+        found = [v for v in self.of(application) if v.variant == variant]
+        if not found:
+            known = _listed(v.variant for v in self.of(application))
+            raise ProfileError(
+                f"application '{application}': variant '{variant}' is not profiled (profiled are {known}): "
+                "run `pliant profile`"
+            )
+        return found[0]
+
+    def pools(self, application: str) -> tuple[str, ...]:
+        """Names of the pools on which the application was measured."""
+        return tuple(sorted({row.pool for row in self.latencies if row.application == application}))
+
+    def latency_rows(self, application: str, variant: str, pool: str) -> tuple[Latency, ...]:
+        """The measurements of one variant on one pool, by batch size; ProfileError where there is none."""
+        self.variant(application, variant)
+        key = (application, variant, pool)
+        rows = [row for row in self.latencies if (row.application, row.variant, row.pool) == key]
+        if not rows:
+            raise ProfileError(
+                f"'{application}/{variant}' is not profiled on pool '{pool}' "
+                f"(profiled are {_listed(self.pools(application))}): run `pliant profile`"
+            )
+        return tuple(sorted(rows, key=lambda row: row.batch))
+
+    def latency_curve(self, application: str, variant: str, pool: str) -> LatencyCurve:
+        """The 95th percentile of latency by batch size; ProfileError as `latency_rows`."""
+        rows = self.latency_rows(application, variant, pool)
+        return LatencyCurve(tuple(row.batch for row in rows), tuple(row.p95_s for row in rows))
+
+    def check_models(self, models_dir: str | Path, applications: Iterable[str] | None = None) -> None:
+        """ProfileError where a model file is not the one that was measured."""
+        for name in self.applications if applications is None else applications:
+            for profile in self.of(name):
+                path = model_path(models_dir, name, profile.variant)
+                if not path.is_file():
+                    raise ProfileError(f"{path}: profiled, but no such model file; restore it or re-profile")
+                if file_sha256(path) != profile.sha256:
+                    raise ProfileError(f"{path}: has changed since it was profiled; re-profile with `pliant profile`")
+
+    def merged(self, newer: "Profiles") -> "Profiles":
+        """These profiles with those of `newer` in place of the same ones.
+
+        An application of `newer` is replaced whole, except for latencies on pools that `newer` does not have; those
+        stay as long as the model file is the same.
+        """
+        fresh = set(newer.applications)
+        hashes = {(v.application, v.variant): v.sha256 for v in newer.variants}
+        same = {key for v in self.variants if hashes.get(key := (v.application, v.variant)) == v.sha256}
+        measured = {(row.application, row.pool) for row in newer.latencies}
+        kept = (
+            row
+            for row in self.latencies
+            if row.application not in fresh
+            or ((row.application, row.pool) not in measured and (row.application, row.variant) in same)
+        )
+        return Profiles(
+            (*(v for v in self.variants if v.application not in fresh), *newer.variants),
+            (*kept, *newer.latencies),
+            {name: peek for name, peek in self.peeks.items() if name not in fresh} | dict(newer.peeks),
+        )
+
+
+def model_path(models_dir: str | Path, application: str, variant: str) -> Path:
+    """Where a model repository keeps a variant's model."""
+    return Path(models_dir) / application / variant / "model.onnx"
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hexadecimal."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def load_profiles(directory: str | Path) -> Profiles:
+    """Read all profiles in `directory`; ProfileError where they are missing, incomplete or of another version."""
+    directory = Path(directory)
+    variants, samples, latencies = (_read(directory, table) for table in ("variants", "samples", "latency"))
+    of_variant: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+    for row in samples:
+        key = (row["application"], row["variant"])
+        of_variant.setdefault(key, []).append((row["sample"], row["label"], row["answered"]))
+    profiles = []
+    for row in variants:
+        found = of_variant.get((row["application"], row["variant"]))
+        if not found:
+            raise ProfileError(f"{directory}: no samples of '{row['application']}/{row['variant']}': re-profile it")
+        table = np.array(sorted(found), np.int64)
+        del row["accuracy"]  # stands in the table for other readers; here it follows from the samples
+        profiles.append(VariantProfile(**row, labels=table[:, 1], answered=table[:, 2]))
+    whole = Profiles(tuple(profiles), tuple(Latency(**row) for row in latencies))
+    return replace(whole, peeks={name: _read_peek(directory, name) for name in whole.applications})
+
+
+def save_profiles(directory: str | Path, newer: Profiles) -> Profiles:
+    """Merge `newer` into the profiles in `directory` and return the whole.
+
+    Everything is written to a scratch directory first, so an interruption there leaves the old profiles.
+    """
+    directory = Path(directory)
+    old = load_profiles(directory) if (directory / "variants.parquet").is_file() else Profiles()
+    whole = old.merged(newer)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=directory) as scratch:
+        _write(Path(scratch), whole)
+        for path in sorted(Path(scratch).rglob("*.*")):
+            target = directory / path.relative_to(scratch)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
+    return whole
+
+
+def _write(directory: Path, profiles: Profiles) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
+    rows["latency"] = [asdict(row) for row in profiles.latencies]
+    for v in profiles.variants:
+        name = {"application": v.application, "variant": v.variant}
+        costs = {key: getattr(v, key) for key in ("accuracy", "load_s", "memory_bytes", "file_bytes", "sha256")}
+        rows["variants"].append({**name, **costs, "classes": v.classes})
+        rows["confusion"] += [
+            {**name, "true_class": true, "answered_class": answered, "count": int(count)}
+            for (true, answered), count in np.ndenumerate(v.confusion)
+        ]
+        rows["samples"] += [
+            {**name, "sample": i, "label": label, "answered": answer, "correct": label == answer}
+            for i, (label, answer) in enumerate(zip(v.labels.tolist(), v.answered.tolist(), strict=True))
+        ]
+    for table, schema in SCHEMAS.items():
+        pq.write_table(pa.Table.from_pylist(rows[table], schema), directory / f"{table}.parquet")
+    (directory / "peek").mkdir()
+    for application, peek in profiles.peeks.items():
+        arrays: dict[str, Any] = {f.name: np.asarray(getattr(peek, f.name)) for f in fields(peek)}
+        np.savez_compressed(directory / "peek" / f"{application}.npz", version=VERSION, **arrays)
+
+
+def _read(directory: Path, table: str) -> list[dict[str, Any]]:
+    path = directory / f"{table}.parquet"
+    if not path.is_file():
+        raise ProfileError(f"{directory}: no profiles here ({path.name} is missing): run `pliant profile` first")
+    try:
+        data = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ProfileError(f"{path}: cannot be read: {error}; delete the directory and run `pliant profile`") from error
+    _check_version(path, int((data.schema.metadata or {}).get(VERSION_KEY, b"0")))
+    rows: list[dict[str, Any]] = data.to_pylist()
+    return rows
+
+
+def _read_peek(directory: Path, application: str) -> Peek:
+    path = directory / "peek" / f"{application}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        _check_version(path, int(arrays.pop("version")))
+        variants, k, evidence = (arrays.pop(name) for name in ("variants", "k", "evidence"))
+        return Peek(**arrays, variants=tuple(variants.tolist()), k=int(k), evidence=float(evidence))
+    except (OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ProfileError(f"{path}: missing or broken: {error}; re-profile '{application}'") from error
+
+
+def _check_version(path: Path, found: int) -> None:
+    if found != VERSION:
+        raise ProfileError(
+            f"{path}: written in version {found}, this Pliant reads {VERSION}: "
+            "delete the directory and run `pliant profile`"
+        )
+
+
+VERSION_KEY = b"pliant.profiles"
+
+
+def _schema(**columns: str) -> Any:
+    named = {"application": "string", "variant": "string", **columns}
+    types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    return pa.schema(
+        [(name, types[kind]) for name, kind in named.items()], metadata={VERSION_KEY: str(VERSION).encode()}
+    )
+
+
+SCHEMAS = {
+    "latency": _schema(
+        pool="string", batch="int", p50_s="float", p95_s="float", p99_s="float", runs="int", emulated="bool"
+    ),
+    "variants": _schema(
+        accuracy="float", load_s="float", memory_bytes="int", file_bytes="int", sha256="string", classes="int"
+    ),
+    "confusion": _schema(true_class="int", answered_class="int", count="int"),
+    "samples": _schema(sample="int", label="int", answered="int", correct="bool"),
+}

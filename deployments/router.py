@@ -1,0 +1,295 @@
+"""The router deployment: HTTP in, the router machine in the middle, one call per batch to exactly one replica."""
+
+import asyncio
+import contextvars
+import itertools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments.catalogue import load_house
+from deployments.config import ClusterConfig
+from deployments.planner import Bulletin, Report
+from deployments.protocol import (
+    DeadlineUnmet,
+    ImpossibleBound,
+    InferRequest,
+    QueueFull,
+    ReplicaFailed,
+    Served,
+    Unavailable,
+    WireError,
+)
+from deployments.registry import REGISTRY, Replica, ReplicaGone
+from planner.events import (
+    Answer,
+    Arrived,
+    Cancelled,
+    DeviceDown,
+    DeviceUp,
+    Event,
+    Failed,
+    Finished,
+    PlanChanged,
+    Reject,
+    Request,
+    Run,
+    Tick,
+    WakeAt,
+)
+from planner.router import Router
+from planner.variants import Device
+
+REPORT_EVERY_S = 0.5
+OVERDUE = 4.0  # times its expected duration that a batch may take before its replica is given up
+OVERDUE_S = 2.0  # and at least this much beyond it
+
+ERRORS: Mapping[str, type[WireError]] = {
+    "bound": ImpossibleBound,
+    "deadline": DeadlineUnmet,
+    "overload": QueueFull,
+    "unavailable": Unavailable,
+    "failed": ReplicaFailed,
+}
+
+logger = logging.getLogger("ray.serve")
+
+
+class RouterDriver:
+    """Translates between the router machine and the world: clock, timers, replicas, futures. It holds no policy."""
+
+    def __init__(self, config: ClusterConfig, planner: DeploymentHandle, variants: Mapping[str, DeploymentHandle]):
+        self.house = load_house(config, check_models=False)
+        self._planner = planner
+        self._variants = variants
+        self._machine = Router(self.house.catalogue, self.house.limits())
+        self._estimators = {name: self.house.estimator(name) for name in self.house.manifests}
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._inputs: dict[int, NDArray[Any]] = {}
+        self._scores: dict[int, NDArray[Any]] = {}
+        self._replicas: dict[tuple[str, str], Replica] = {}
+        self._devices: dict[str, Device] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bulletin = Bulletin(0, None)
+        REGISTRY.listen(self._replicas_may_have_changed)
+        for handle in variants.values():
+            handle._init()  # subscribe now, not with the first call: the router must know who is up
+        self._spawn(self._report())
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    async def infer(self, application: str, asked: InferRequest) -> tuple[NDArray[Any], Served]:
+        """Answer every sample of one request.
+
+        Raises:
+            WireError: what stood in the way, with its status code.
+        """
+        arrived = self._loop.time()
+        slo_s = self.house.catalogue.applications[application].slo_s
+        deadline = arrived + (asked.deadline_ms / 1e3 if asked.deadline_ms is not None else slo_s)
+        accuracy = self._estimators[application].estimate(asked.x)
+        requests = [
+            Request(next(self._ids), application, arrived, deadline, tuple(row), asked.min_accuracy, asked.priority)
+            for row in accuracy.tolist()
+        ]
+        try:
+            futures = [self._submit(request, sample) for request, sample in zip(requests, asked.x, strict=True)]
+            answers = await asyncio.gather(*futures)
+            return self._reply(application, requests, answers)
+        finally:
+            self._forget(requests)
+
+    def _submit(self, request: Request, sample: NDArray[Any]) -> "asyncio.Future[Answer]":
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiting[request.id] = future
+        self._inputs[request.id] = sample
+        self._handle(Arrived(request))
+        return future
+
+    def _reply(self, application: str, requests: list[Request], answers: list[Answer]) -> tuple[NDArray[Any], Served]:
+        now = self._loop.time()
+        options = self.house.catalogue.options[application]
+        index = {option.name: i for i, option in enumerate(options)}
+        scores = np.stack([self._scores[answer.request.id] for answer in answers])
+        self._estimators[application].answered(np.eye(scores.shape[1])[scores.argmax(axis=1)])
+        pools = self.house.config.pools
+        return scores, Served(
+            variant=_joined(answer.option.split("/", 1)[1] for answer in answers),
+            pool=_joined(answer.device.pool for answer in answers),
+            device=_joined(answer.device.name for answer in answers),
+            expected_accuracy=float(np.mean([a.request.accuracy[index[a.option]] for a in answers])),
+            deadline_met=now <= requests[0].deadline,
+            latency_ms=1e3 * (now - requests[0].arrived),
+            emulated=any(pools[answer.device.pool].emulated is not None for answer in answers),
+        )
+
+    def _forget(self, requests: list[Request]) -> None:
+        """The client has its answer, an error, or has gone: what still waits is not run any more."""
+        for request in requests:
+            future = self._waiting.pop(request.id, None)
+            self._inputs.pop(request.id, None)
+            self._scores.pop(request.id, None)
+            if future is not None and not (future.done() and not future.cancelled()):
+                self._handle(Cancelled(request.application, request.id))
+            elif future is not None and not future.cancelled():
+                future.exception()  # seen: of several samples, the first error is the one that was raised
+
+    # -- the machine ----------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        for action in self._machine.handle(event, self._loop.time()):
+            match action:
+                case Run():
+                    self._spawn(self._run(action))
+                case Answer(request):
+                    self._settle(request, action)
+                case Reject(request, kind, reason):
+                    self._settle(request, ERRORS[kind](f"application '{request.application}': {reason}"))
+                case WakeAt(instant):
+                    self._wake_at(instant)
+
+    def _settle(self, request: Request, outcome: Answer | WireError) -> None:
+        future = self._waiting.get(request.id)
+        if future is None or future.done():
+            return
+        if isinstance(outcome, WireError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    def _wake_at(self, instant: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(instant, self._handle, Tick())
+
+    def _spawn(self, work: Any) -> None:
+        """Run in an empty context: Ray Serve keys calls by the request that they are made in, and mixes them up."""
+        task = self._loop.create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, run: Run) -> None:
+        """Send one batch to one replica and tell the machine what came of it."""
+        replica = self._replicas.get((run.device, run.unit))
+        inputs = [self._inputs.get(request.id) for request in run.requests]
+        shape = self.house.manifests[run.requests[0].application].input.shape
+        blank = np.zeros(shape, inputs[0].dtype if inputs[0] is not None else np.float32)
+        try:
+            if replica is None:
+                raise ReplicaGone(f"'{run.unit}' has left device '{run.device}'")
+            batch = np.stack([blank if x is None else x for x in inputs])  # None: its client went this very moment
+            handle = self._variants[replica.deployment].options(session_id=replica.uid)
+            expected = self._machine.times.expect(run.unit, replica.pool, len(batch))
+            call = handle.infer.remote(batch)
+            scores, _ = await asyncio.wait_for(call, max(OVERDUE * expected, expected + OVERDUE_S))
+        except Exception as error:
+            lost = isinstance(error, RayActorError | RayServeException | TimeoutError | ReplicaGone)
+            logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, error)
+            self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {_brief(error)}", lost))
+            return
+        for request, row in zip(run.requests, scores, strict=True):
+            if request.id in self._waiting:
+                self._scores[request.id] = row
+        self._handle(Finished(run.device, run.batch))
+
+    # -- the cluster ----------------------------------------------------------------------------------------------
+
+    def _replicas_may_have_changed(self) -> None:
+        self._loop.call_soon_threadsafe(self._replicas_changed)
+
+    def _replicas_changed(self) -> None:
+        """Tell the machine which devices hold which units now."""
+        replicas = REGISTRY.all()
+        self._replicas = {(r.device, r.unit): r for r in replicas}
+        pools = {r.device: r.pool for r in replicas}
+        for name in self._devices.keys() - pools.keys():
+            del self._devices[name]
+            self._handle(DeviceDown(name))
+        for name, pool in pools.items():
+            device = self._devices.setdefault(name, Device(name, pool))
+            self._handle(DeviceUp(device, self._loaded()[name]))
+
+    def _loaded(self) -> dict[str, frozenset[str]]:
+        loaded: dict[str, set[str]] = {}
+        for device, unit in self._replicas:
+            loaded.setdefault(device, set()).add(unit)
+        return {device: frozenset(units) for device, units in loaded.items()}
+
+    async def _report(self) -> None:
+        """Report to the planner twice a second and take over its plan, for as long as the router lives."""
+        told_at = self._loop.time()
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            now = self._loop.time()
+            arrived = {name: count.arrived for name, count in self._machine.take_counts().items()}
+            report = Report(arrived, now - told_at, self._accuracies(), self._loaded())
+            told_at = now
+            try:
+                bulletin = await asyncio.wait_for(self._planner.report.remote(report), 10.0)
+            except Exception as error:  # the planner restarts: the plan in force goes on
+                logger.warning("router: the planner does not answer: %r", error)
+                continue
+            if bulletin.plan is not None and bulletin.number != self._bulletin.number:
+                self._handle(PlanChanged(bulletin.plan))
+            self._bulletin = bulletin
+
+    def _accuracies(self) -> dict[str, float]:
+        """Each option's accuracy on the label mix that arrives now."""
+        return {
+            option.name: float(value)
+            for name, estimator in self._estimators.items()
+            for option, value in zip(self.house.catalogue.options[name], estimator.current(), strict=True)
+        }
+
+    async def set_policy(self, policy: str) -> None:
+        """Pass on to the planner."""
+        await self._planner.set_policy.remote(policy)
+
+    def ready(self, application: str | None = None) -> bool:
+        """Whether some device can answer the application, or every one of them."""
+        up = {unit for _, unit in self._replicas}
+        names = [application] if application else list(self.house.manifests)
+        return all(up & self.house.catalogue.units_of(name) for name in names)
+
+    def status(self) -> dict[str, Any]:
+        """What `pliant status` shows."""
+        plan = self._bulletin.plan
+        prices = self._machine.prices
+        return {
+            **self._bulletin.status,
+            "ready": self.ready(),
+            "queued": self._machine.queued,
+            "utilisation": prices.utilisation,
+            "scarcity": prices.scarcity,
+            "loaded": {device: sorted(units) for device, units in self._loaded().items()},
+            "plan": None
+            if plan is None
+            else {
+                "gap": plan.gap,
+                "status": plan.status,
+                "accuracy": plan.accuracy,
+                "shortfall_rps": plan.shortfall_rps,
+                "flows": [
+                    {"application": f.application, "unit": f.unit, "pool": f.pool, "rate_rps": f.rate_rps}
+                    for f in plan.flows
+                ],
+            },
+        }
+
+
+def _joined(names: Any) -> str:
+    return ",".join(dict.fromkeys(names))
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[-1] if text else ''}"

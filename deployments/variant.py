@@ -1,0 +1,36 @@
+"""One copy of a model variant on one device: the Serve deployment that runs batches."""
+
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from deployments.config import Manifest, PoolConfig
+from deployments.runtimes import Runtime
+
+POOL_LABEL = "pliant.io/pool"
+DEVICE_LABEL = "pliant.io/device"
+
+
+class Variant:
+    """Holds one unit in memory; the router sees to it that a device runs one batch at a time."""
+
+    def __init__(self, unit: str, pool_name: str, model_path: str, manifest: Manifest, pool: PoolConfig) -> None:
+        self._facts = {"unit": unit, "pool": pool_name, "device": _device_name(pool_name)}
+        self._runtime = Runtime(model_path, manifest, pool)
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """What Ray Serve tells every router about this replica."""
+        return self._facts
+
+    def infer(self, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:
+        """Scores [sample, class] of the batch [sample, ...], and the seconds that the device was busy."""
+        return self._runtime.run(np.asarray(batch))
+
+
+def _device_name(pool: str) -> str:
+    """The node's device label; a node without one is one device, named after the node."""
+    context = ray.get_runtime_context()
+    labels = context.get_node_labels()
+    return str(labels.get(DEVICE_LABEL) or f"{pool}-{context.get_node_id()[:8]}")

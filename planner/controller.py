@@ -1,0 +1,266 @@
+"""The controller machine: believes a demand, decides when to plan anew, and walks the cluster from plan to plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from planner.catalogue import Catalogue
+from planner.demand import Demand, outside
+from planner.plans import Plan, Problem
+from planner.program import evaluate, restrict
+from planner.transition import Counts, counts, step, with_standby
+from planner.variants import Device
+
+WORTH = 0.002  # mean accuracy by which a plan must be better to be worth loading anything
+SETTLE_S = 1.0  # least time between two plans for a demand that moves
+NOISE_RPS = 3.0  # a change of demand below this is no reason to plan anew
+FAILED_FOR_S = 120.0  # how long a unit that did not come up on a pool is not tried there again
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the controller plans; the values are the configuration's (docs/configuration.md)."""
+
+    period_s: float
+    utilisation: float
+    overhead_s: float
+    band: float
+    min_demand_rps: float
+    policy: str
+    patience_s: float  # how long a placement may take before the old one makes room for it
+    start_timeout_s: float  # after which a unit counts as unable to start on a pool
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What routers saw over the last `interval_s`: arrivals, and what each option's accuracy is on them."""
+
+    arrived: Mapping[str, int]  # by application
+    interval_s: float
+    accuracy: Mapping[str, float] = field(default_factory=dict)  # by option, over the label mix that arrives now
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterChanged:
+    """The devices that are there, and the units that are up on them."""
+
+    devices: tuple[Device, ...]
+    loaded: Mapping[str, frozenset[str]]  # by device
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """The program has been solved."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """Plan by another policy from now on: "pliant", "best" or "cheapest"."""
+
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time has passed."""
+
+
+ControllerEvent = Reported | ClusterChanged | Solved | PolicySet | Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Solve:
+    """Solve this and report it as `Solved`."""
+
+    problem: Problem
+    devices: tuple[Device, ...]
+    loaded: Mapping[str, frozenset[str]]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Ask for these replica counts; (pool, unit) pairs that are missing get none."""
+
+    targets: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Tell the routers of the plan in force."""
+
+    plan: Plan
+
+
+ControllerAction = Solve | Scale | Publish
+
+
+class Controller:
+    """Decides when to solve, what of a solution to apply, and which replicas to ask for (docs/architecture.md)."""
+
+    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._policy = settings.policy
+        self._demand = {name: Demand() for name in catalogue.applications}
+        self._accuracy = dict(catalogue.accuracy)
+        self._devices: tuple[Device, ...] = ()
+        self._loaded: Mapping[str, frozenset[str]] = {}
+        self._problem: Problem | None = None  # that is being solved
+        self._solved_at = float("-inf")
+        self._pending = ""  # why to plan anew as soon as may be
+        self._wanted: Counts = {}
+        self._asked: Counts | None = None
+        self._wanted_since = 0.0
+        self.failed: dict[tuple[str, str], float] = {}  # (pool, unit) -> when it may be tried again
+        self.plan: Plan | None = None
+        self.replans = 0
+
+    @property
+    def policy(self) -> str:
+        """The policy that plans are made by."""
+        return self._policy
+
+    @property
+    def demand_rps(self) -> dict[str, float]:
+        """The demand that is believed, by application."""
+        return {name: demand.rate_rps for name, demand in self._demand.items()}
+
+    @property
+    def settled(self) -> bool:
+        """Whether exactly what is wanted is up, under a plan by the present policy."""
+        return self.plan is not None and not self._pending and self._up() == self._wanted
+
+    def handle(self, event: ControllerEvent, now: float) -> list[ControllerAction]:
+        """React to one event."""
+        actions: list[ControllerAction] = []
+        match event:
+            case Reported(arrived, interval_s, accuracy):
+                for name, count in arrived.items():
+                    self._demand[name].told(count, interval_s)
+                self._accuracy |= accuracy
+            case ClusterChanged(devices, loaded):
+                if {d.name for d in devices} != {d.name for d in self._devices}:
+                    self._pending = "the devices changed"
+                self._devices, self._loaded = devices, loaded
+            case PolicySet(policy):
+                if policy != self._policy:
+                    self._policy, self._pending = policy, f"the policy is now {policy}"
+            case Solved(plan):
+                actions += self._apply(plan, now)
+            case Clock():
+                pass
+        self._watch_starts(now)
+        return actions + self._replan(now) + self._scale(now)
+
+    def _replan(self, now: float) -> list[ControllerAction]:
+        why = self._reason(now)
+        if not why or self._problem is not None or not self._devices:
+            return []
+        self._pending, self._solved_at = "", now
+        self._problem = self.problem()
+        return [Solve(self._problem, self._devices, self._loaded, why)]
+
+    def _reason(self, now: float) -> str:
+        if self.plan is None:
+            return "there is no plan yet"
+        if self._pending:
+            return self._pending
+        passed = now - self._solved_at
+        if passed >= self._settings.period_s:
+            return "the period is over"
+        if passed >= SETTLE_S:
+            for name, demand in self._demand.items():
+                planned, rate = self.plan.demand_rps[name], max(demand.rate_rps, self._settings.min_demand_rps)
+                if outside(rate, planned, self._settings.band) and abs(rate - planned) > NOISE_RPS:
+                    return f"demand for '{name}' is {rate:.0f}/s, planned for {planned:.0f}/s"
+        return ""
+
+    def problem(self) -> Problem:
+        """What is to be solved now."""
+        catalogue, settings = self._catalogue, self._settings
+        present = {device.pool for device in self._devices}
+        pools = tuple(
+            replace(pool, devices=sum(d.pool == name for d in self._devices))
+            for name, pool in catalogue.pools.items()
+            if name in present
+        )
+        problem = Problem(
+            applications=tuple(catalogue.applications.values()),
+            units=tuple(catalogue.units.values()),
+            options=tuple(option for options in catalogue.options.values() for option in options),
+            pools=pools,
+            latency={
+                (unit, pool): curve
+                for (unit, pool), curve in catalogue.latency.items()
+                if pool in present and (pool, unit) not in self.failed
+            },
+            demand_rps={n: max(d.rate_rps, settings.min_demand_rps) for n, d in self._demand.items()},
+            accuracy={option: (value,) for option, value in self._accuracy.items()},
+            loaded=self._up(),
+            overhead_s=settings.overhead_s,
+            utilisation=settings.utilisation,
+        )
+        return restrict(problem, self._policy)
+
+    def _apply(self, plan: Plan, now: float) -> list[ControllerAction]:
+        problem, self._problem = self._problem, None
+        if problem is None or self._pending:  # made for a cluster or a policy that is no more
+            return []
+        self.replans += 1
+        if self._policy == "pliant":
+            kept = self._kept(problem, plan)
+            if kept is not None:
+                self.plan = kept
+                return [Publish(kept)]
+            placed = with_standby(self._catalogue, plan, self._devices, self._loaded, self.failed)
+        else:
+            placed = dict(plan.assignment)
+        wanted = counts(self._devices, placed)
+        if wanted != self._wanted:
+            self._wanted, self._wanted_since = wanted, now
+        self.plan = replace(plan, assignment=placed)
+        return [Publish(self.plan)]
+
+    def _kept(self, problem: Problem, plan: Plan) -> Plan | None:
+        """The present placement under the new demand, unless the new one is worth its loading."""
+        present = {device.pool for device in self._devices}
+        names = {unit.name for unit in problem.units}
+        if self.plan is None or not self._wanted or any(p not in present or u not in names for p, u in self._wanted):
+            return None
+        sizes = {pool.name: pool.devices for pool in problem.pools}
+        if any(n > sizes[pool] for (pool, _), n in self._wanted.items()):
+            return None
+        if any(key in self.failed for key in self._wanted):
+            return None
+        kept = evaluate(problem, self._wanted)
+        total = sum(plan.demand_rps.values())
+        if plan.objective - kept.objective > WORTH * max(total, 1.0):
+            return None
+        return replace(kept, assignment=self.plan.assignment, bound=max(plan.bound, kept.objective))
+
+    def _up(self) -> Counts:
+        return counts(self._devices, self._loaded)
+
+    def _watch_starts(self, now: float) -> None:
+        """A unit that did not come up in time on a pool is left out there for a while, and the plan made anew."""
+        self.failed = {key: until for key, until in self.failed.items() if until > now}
+        if now - self._wanted_since < self._settings.start_timeout_s:
+            return
+        up = self._up()
+        for key, n in self._wanted.items():
+            if up.get(key, 0) < n and key not in self.failed:
+                self.failed[key] = now + FAILED_FOR_S
+                self._pending = f"'{key[1]}' did not start on pool '{key[0]}'"
+
+    def _scale(self, now: float) -> list[ControllerAction]:
+        if self.plan is None:
+            return []
+        devices = {pool: sum(d.pool == pool for d in self._devices) for pool in {d.pool for d in self._devices}}
+        patient = now - self._wanted_since < self._settings.patience_s
+        target = step(self._catalogue, self._wanted, self._up(), devices, patient)
+        if target == self._asked:
+            return []
+        self._asked = target
+        return [Scale(target)]

@@ -1,0 +1,169 @@
+"""Profiles come back as they were saved, are merged by application and pool, and refuse what they do not fit."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from deployments.profiles import (
+    Latency,
+    Peek,
+    ProfileError,
+    Profiles,
+    VariantProfile,
+    file_sha256,
+    load_profiles,
+    save_profiles,
+)
+from planner.profiles import LatencyCurve
+
+
+def variant(application="digits", name="small", answered=(0, 1, 1, 0), sha256="aa"):
+    return VariantProfile(
+        application, name, 0.5, 1000, 10, sha256, np.array([0, 1, 0, 0]), np.array(answered), classes=3
+    )
+
+
+def latency(application="digits", name="small", pool="cpu", batch=1, p95_s=0.02):
+    return Latency(application, name, pool, batch, 0.01, p95_s, 0.03, 5, emulated=False)
+
+
+def peek(count=1):
+    rng = np.random.default_rng(0)
+    return Peek(
+        rng.random(6, np.float32),
+        rng.random((2, 6), np.float32),
+        rng.random((4, 2), np.float32),
+        np.array([0, 1, 0, 0]),
+        np.ones((count, 4), np.bool_),
+        tuple(f"v{i}" for i in range(count)),
+        5,
+        2.0,
+    )
+
+
+def profiles(application="digits", pools=("cpu",), sha256="aa"):
+    rows = tuple(latency(application, pool=pool, batch=b, p95_s=0.01 * b) for pool in pools for b in (4, 1))
+    return Profiles((variant(application, sha256=sha256),), rows, {application: peek()})
+
+
+def test_profiles_come_back_as_they_were_saved(tmp_path):
+    save_profiles(tmp_path, profiles())
+    found = load_profiles(tmp_path)
+    saved = found.variant("digits", "small")
+    assert found.latencies == profiles().latencies
+    assert (saved.load_s, saved.memory_bytes, saved.file_bytes, saved.sha256, saved.classes) == (0.5, 1000, 10, "aa", 3)
+    np.testing.assert_array_equal(saved.answered, [0, 1, 1, 0])
+    for f in dataclasses.fields(Peek):
+        np.testing.assert_array_equal(getattr(found.peeks["digits"], f.name), getattr(peek(), f.name))
+
+
+def test_recall_counts_by_true_class_and_falls_back_to_accuracy():
+    profile = variant()
+    assert profile.accuracy == 0.75
+    assert profile.confusion.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert profile.recall == (2 / 3, 1.0, 0.75)
+
+
+def test_the_planners_words_are_made_from_a_profile():
+    option = variant().option
+    assert (option.name, option.unit, option.recall) == ("digits/small", "digits/small", variant().recall)
+    assert (variant().unit.memory_bytes, variant().unit.load_s) == (1000, 0.5)
+
+
+def test_a_latency_curve_is_the_95th_percentile_by_batch():
+    assert profiles().latency_curve("digits", "small", "cpu") == LatencyCurve((1, 4), (0.01, 0.04))
+
+
+def test_saving_one_application_leaves_the_others(tmp_path):
+    save_profiles(tmp_path, profiles("digits"))
+    save_profiles(tmp_path, profiles("voice"))
+    whole = save_profiles(tmp_path, profiles("digits", pools=("gpu",)))
+    assert load_profiles(tmp_path).applications == whole.applications == ("digits", "voice")
+    assert whole.pools("voice") == ("cpu",)
+    assert set(whole.peeks) == {"digits", "voice"}
+
+
+def test_saving_one_pool_replaces_only_its_rows():
+    old = profiles(pools=("cpu", "gpu"))
+    newer = Profiles((variant(),), (latency(pool="gpu", p95_s=9.0),), {"digits": peek()})
+    whole = old.merged(newer)
+    assert whole.latency_curve("digits", "small", "cpu") == old.latency_curve("digits", "small", "cpu")
+    assert whole.latency_curve("digits", "small", "gpu") == LatencyCurve((1,), (9.0,))
+
+
+def test_latencies_of_a_changed_model_are_dropped_on_every_pool():
+    whole = profiles(pools=("cpu", "gpu"), sha256="old").merged(profiles(pools=("gpu",), sha256="new"))
+    assert whole.pools("digits") == ("gpu",)
+
+
+def test_a_variant_that_is_gone_leaves_no_rows():
+    old = Profiles((variant(), variant(name="big")), (latency(), latency(name="big", pool="gpu")), {"digits": peek()})
+    whole = old.merged(profiles())
+    assert {row.variant for row in whole.latencies} == {"small"}
+    assert [v.variant for v in whole.of("digits")] == ["small"]
+
+
+def test_missing_profiles_say_what_to_run(tmp_path):
+    with pytest.raises(ProfileError, match="run `pliant profile` first"):
+        load_profiles(tmp_path / "nothing")
+
+
+def test_another_schema_version_is_refused(tmp_path):
+    save_profiles(tmp_path, profiles())
+    path = tmp_path / "latency.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"pliant.profiles": b"99"}), path)
+    with pytest.raises(ProfileError, match="written in version 99, this Pliant reads 1"):
+        load_profiles(tmp_path)
+
+
+def test_a_broken_table_is_named(tmp_path):
+    save_profiles(tmp_path, profiles())
+    (tmp_path / "samples.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ProfileError, match=r"samples\.parquet: cannot be read"):
+        load_profiles(tmp_path)
+
+
+def test_a_missing_sneakpeek_model_is_named(tmp_path):
+    save_profiles(tmp_path, profiles())
+    (tmp_path / "peek" / "digits.npz").unlink()
+    with pytest.raises(ProfileError, match=r"digits\.npz: missing or broken"):
+        load_profiles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("application", "name", "pool", "message"),
+    [
+        ("voice", "small", "cpu", "application 'voice' is not profiled"),
+        ("digits", "huge", "cpu", "variant 'huge' is not profiled"),
+        ("digits", "small", "tpu", "'digits/small' is not profiled on pool 'tpu'"),
+    ],
+)
+def test_what_is_not_profiled_is_named(application, name, pool, message):
+    with pytest.raises(ProfileError, match=message):
+        profiles().latency_curve(application, name, pool)
+
+
+def test_a_model_that_changed_since_it_was_profiled_is_refused(tmp_path):
+    path = tmp_path / "digits" / "small" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"measured")
+    measured = profiles(sha256=file_sha256(path))
+    measured.check_models(tmp_path)
+    path.write_bytes(b"changed")
+    with pytest.raises(ProfileError, match="has changed since it was profiled; re-profile"):
+        measured.check_models(tmp_path)
+    path.unlink()
+    with pytest.raises(ProfileError, match="no such model file"):
+        measured.check_models(tmp_path, ["digits"])
+
+
+def test_an_interrupted_save_leaves_the_old_profiles(tmp_path):
+    save_profiles(tmp_path, profiles())
+    unwritable = dataclasses.replace(variant(), sha256=7)  # not a string: the table cannot be made
+    with pytest.raises(Exception, match="Expected bytes, got a 'int' object"):
+        save_profiles(tmp_path, Profiles((unwritable,), (), {"digits": peek()}))
+    assert load_profiles(tmp_path).variant("digits", "small").sha256 == "aa"
+    assert not list(tmp_path.glob(".writing-*"))

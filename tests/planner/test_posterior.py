@@ -1,0 +1,103 @@
+"""The posterior has SneakPeek's published values, and k-NN is exact."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.posterior import KnnPeek, Projection, one_vote, posterior_mean
+
+few = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "said", "theta"),
+    [
+        ((0.9, 0.1), 1, (0.45, 0.55)),
+        ((0.9, 0.1), 0, (0.95, 0.05)),
+        ((0.8, 0.2), 1, (0.4, 0.6)),
+        ((0.8, 0.2), 0, (0.9, 0.1)),
+    ],
+)
+def test_one_pseudo_count_moves_the_prior_as_published(
+    alpha: tuple[float, ...], said: int, theta: tuple[float, ...]
+) -> None:
+    assert posterior_mean(alpha, one_vote([said], 2))[0] == pytest.approx(theta, abs=1e-12)
+
+
+@few
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=6), st.floats(0, 1e6))
+def test_a_posterior_is_a_distribution_between_the_prior_and_the_evidence(alpha: list[float], votes: float) -> None:
+    evidence = np.zeros(len(alpha))
+    evidence[0] = votes
+    theta = posterior_mean(alpha, evidence)
+    assert theta.sum() == pytest.approx(1)
+    assert alpha[0] / sum(alpha) - 1e-12 <= theta[0] <= 1
+
+
+@pytest.mark.parametrize("bad", [(-1.0, 2.0), (float("nan"), 1.0), (float("inf"), 1.0), (0.0, 0.0)])
+def test_counts_that_are_none_are_refused(bad: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="posterior needs"):
+        posterior_mean(bad, (0.0, 0.0))
+
+
+@few
+@given(st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([0.0, 1e6]))
+def test_neighbours_are_those_that_a_loop_over_all_distances_finds(seed: int, k: int, origin: float) -> None:
+    rng = np.random.default_rng(seed)
+    references, wanted = origin + rng.standard_normal((30, 3)), origin + rng.standard_normal((8, 3))
+    peek = KnnPeek(references, rng.integers(0, 3, 30), rng.random((2, 30)) < 0.7, 3, k)
+    near = peek.neighbours(wanted)
+    for row, point in enumerate(wanted):
+        distance = [float(((point - reference) ** 2).sum()) for reference in references]
+        assert near.index[row].tolist() == sorted(range(30), key=distance.__getitem__)[:k]
+    assert near.weight.sum(axis=1) == pytest.approx(np.ones(8))
+
+
+def test_neighbours_vote_with_their_classes_and_tell_who_was_right() -> None:
+    peek = KnnPeek([[0.0], [1.0], [2.0], [50.0]], [1, 1, 0, 2], [[1, 1, 0, 0], [0, 0, 0, 1]], classes=3, k=3)
+    near = peek.neighbours([[0.1], [49.0]])
+    assert near.index.tolist() == [[0, 1, 2], [3, 2, 1]]
+    assert peek.evidence(near, 6.0) == pytest.approx(np.array([[2.0, 4.0, 0.0], [2.0, 2.0, 2.0]]))
+    assert peek.likeliest(near).tolist() == [1, 0]
+    assert peek.correctness(near) == pytest.approx(np.array([[2 / 3, 0.0], [1 / 3, 1 / 3]]))
+
+
+def test_a_batch_of_none_has_no_neighbours() -> None:
+    peek = KnnPeek([[0.0], [1.0]], [0, 1], [[1, 1]], classes=2, k=1)
+    near = peek.neighbours(np.empty((0, 1)))
+    assert (near.index.shape, peek.evidence(near).shape, peek.correctness(near).shape) == ((0, 1), (0, 2), (0, 1))
+
+
+def test_references_are_frozen() -> None:
+    features = np.array([[0.0], [1.0]])
+    peek = KnnPeek(features, [0, 1], [[1, 1]], classes=2, k=1)
+    features[:] = 99.0
+    assert peek.neighbours([[0.2]]).index.tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "correct", "k", "message"),
+    [
+        ([[0.0]], [0, 1], [[1]], 1, "labels"),
+        ([[0.0]], [0], [[1, 0]], 1, "correctness"),
+        ([[0.0]], [0], [[1]], 2, "k is 2, but there are 1 references"),
+        ([[0.0]], [2], [[1]], 1, "labels must be 0 to 1"),
+        ([[float("nan")]], [0], [[1]], 1, "finite"),
+    ],
+)
+def test_references_that_do_not_match_are_refused(
+    features: list[list[float]], labels: list[int], correct: list[list[int]], k: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        KnnPeek(features, labels, correct, classes=2, k=k)
+
+
+def test_a_projection_flattens_centres_and_projects() -> None:
+    projection = Projection(np.array([1.0, 0.0, 0.0, 0.0]), np.array([[1.0], [0.0], [0.0], [2.0]]))
+    inputs = np.array([[[3, 9], [9, 5]]], dtype=np.float32)  # [1, 2, 2]
+    assert projection.features(inputs).tolist() == [[(3 - 1) + 2 * 5]]
+    with pytest.raises(ValueError, match="inputs of 3 numbers, but the projection was made for 4"):
+        projection.features([[1, 2, 3]])
+    with pytest.raises(ValueError, match="mean"):
+        Projection(np.zeros(3), np.zeros((4, 1)))
