@@ -7,11 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from deployments.config import ClusterConfig, PoolConfig
-from deployments.variant import DEVICE_LABEL, POOL_LABEL
+from deployments.registry import DEVICE_LABEL, POOL_LABEL
 
 HEAD_MEMORY_BYTES = 2 * 2**30
 OBJECT_STORE_BYTES = 80 * 2**20  # of each node; batches are small
@@ -63,7 +64,8 @@ class EdgeCluster:
 
     def start(self) -> None:
         """Start the head and one node per device."""
-        prepare_environment()
+        prepare_environment({"RAY_TMPDIR": self._directory})
+        Path(self._directory, "ray").mkdir(exist_ok=True)  # Ray notes the cluster's address there, and expects it
         from ray.cluster_utils import Cluster  # noqa: PLC0415  # ray reads its environment when it is imported
 
         head = {
@@ -72,7 +74,6 @@ class EdgeCluster:
             "memory": HEAD_MEMORY_BYTES,
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": self._dashboard,
-            "temp_dir": self._directory,
             "_system_config": SYSTEM_CONFIG,
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -91,7 +92,6 @@ class EdgeCluster:
             memory=pool.memory_mb * 2**20,
             object_store_memory=OBJECT_STORE_BYTES,
             labels={POOL_LABEL: pool_name, DEVICE_LABEL: device},
-            temp_dir=self._directory,
         )
 
     def kill(self, device: str) -> None:
@@ -101,6 +101,9 @@ class EdgeCluster:
     def stop(self) -> None:
         """End every process of the cluster and remove its files."""
         if self._cluster is not None:
+            import ray  # noqa: PLC0415  # as above
+
+            ray.shutdown()  # a connected driver would keep the head from ending
             self._cluster.shutdown()
             self._cluster = None
         self._nodes.clear()

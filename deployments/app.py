@@ -13,8 +13,8 @@ from deployments.config import PoolConfig, load_config
 from deployments.endpoints import Ingress
 from deployments.planner import Planner
 from deployments.profiles import model_path
-from deployments.registry import deployment_name
-from deployments.variant import POOL_LABEL, Variant
+from deployments.registry import POOL_LABEL, deployment_name
+from deployments.variant import Variant
 
 HEAD = {"node:__internal_head__": 0.001}  # Ray gives every head node this resource
 

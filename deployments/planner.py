@@ -11,9 +11,8 @@ import ray
 
 from deployments.catalogue import load_house
 from deployments.config import ClusterConfig
-from deployments.registry import deployment_name
+from deployments.registry import DEVICE_LABEL, POOL_LABEL, deployment_name
 from deployments.targets import write_targets
-from deployments.variant import DEVICE_LABEL, POOL_LABEL
 from planner.controller import (
     Clock,
     ClusterChanged,

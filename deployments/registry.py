@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+POOL_LABEL = "pliant.io/pool"  # of a Ray node
+DEVICE_LABEL = "pliant.io/device"
+
+
 class ReplicaGone(Exception):  # noqa: N818  # the house's names say the culprit
     """The chosen replica has left between the choice and the call."""
 

@@ -1,10 +1,13 @@
-"""Sends a call to exactly the replica that it names, by overriding how Ray Serve chooses one."""
+"""Sends a call to exactly the replica that it names, by overriding how Ray Serve chooses one.
+
+Ray pickles this module by value: what must be shared is reached through the module `registry`, never by its own name.
+"""
 
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from deployments.registry import REGISTRY, ReplicaGone
+from deployments import registry
 
 
 class ExactReplicaRouter(RequestRouter):  # type: ignore[misc]  # Ray publishes no types
@@ -17,7 +20,7 @@ class ExactReplicaRouter(RequestRouter):  # type: ignore[misc]  # Ray publishes 
         """Ray Serve's long poll: these replicas run."""
         super().update_replicas(replicas)
         self._by_uid = {r.replica_id.unique_id: r for r in self._replicas.values()}
-        REGISTRY.publish(self._deployment_id.name, {uid: r.replica_metadata for uid, r in self._by_uid.items()})
+        registry.REGISTRY.publish(self._deployment_id.name, {uid: r.replica_metadata for uid, r in self._by_uid.items()})
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -32,7 +35,7 @@ class ExactReplicaRouter(RequestRouter):  # type: ignore[misc]  # Ray publishes 
         del is_retry
         named = self._named(pending_request)
         if named is None:
-            raise ReplicaGone(f"replica '{pending_request.metadata.session_id}' does not run any more")
+            raise registry.ReplicaGone(f"replica '{pending_request.metadata.session_id}' does not run any more")
         return named
 
     def _named(self, pending: Any) -> RunningReplica | None:

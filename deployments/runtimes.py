@@ -3,14 +3,19 @@
 No Ray and no torch: a replica imports this file, and so does profiling, so that what was measured is what is served.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+# Since 1.31 onnxruntime on Linux reports each process and session to Microsoft and leaves a device id in the user's
+# cache, unless told not to before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 from deployments.config import DATATYPES, Emulation, Manifest, PoolConfig, TensorSpec
 

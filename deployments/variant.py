@@ -7,11 +7,8 @@ import ray
 from numpy.typing import NDArray
 
 from deployments.config import Manifest, PoolConfig
+from deployments.registry import DEVICE_LABEL
 from deployments.runtimes import Runtime
-
-POOL_LABEL = "pliant.io/pool"
-DEVICE_LABEL = "pliant.io/device"
-
 
 class Variant:
     """Holds one unit in memory; the router sees to it that a device runs one batch at a time."""

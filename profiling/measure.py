@@ -61,6 +61,8 @@ def profile(
 def read_application(directory: Path) -> Application:
     """Read and check one application's manifest, models' signatures and validation samples; errors as `profile`."""
     manifest = load_manifest(directory)
+    if manifest.name != directory.name:
+        raise ConfigError(f"{directory}: its manifest says name '{manifest.name}'; it must be the directory's own")
     variants = tuple(sorted(p.name for p in directory.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))))
     if not variants:
         raise ConfigError(f"{directory}: no variants; each is a directory that holds a model.onnx")

@@ -59,4 +59,4 @@ def _without_self(index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Neighbours [sample, k − 1] of each sample but itself; among many equal ones it may not be there to drop."""
     drop = index == np.arange(len(index))[:, None]
     drop[~drop.any(axis=1), -1] = True
-    return index[~drop].reshape(len(index), -1)
+    return np.asarray(index[~drop].reshape(len(index), -1))

@@ -1,6 +1,7 @@
 """Train one rung of a ladder with torch and write it as ONNX, with an int8 twin where asked; the only torch here."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,12 +45,21 @@ Tick = Callable[[], None]
 
 
 def require_torch() -> None:
-    """TrainError where the `train` extra is not installed."""
+    """Import torch, with threads that sleep while they wait; TrainError where the `train` extra is not installed.
+
+    By default OpenMP's threads spin. On two cores that others use too, a second thread then made training up to 25
+    times slower than none. The setting counts only when torch is first imported.
+    """
+    chosen = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import onnx  # noqa: F401  # serving nodes do without; only asked whether it is there
         import torch  # noqa: F401
     except ImportError as error:
         raise TrainError(f'training needs {error.name}, which is not installed: pip install "pliant[train]"') from error
+    finally:
+        if chosen is None:
+            del os.environ["OMP_WAIT_POLICY"]  # child processes are none of our business
 
 
 def steps(rung: Rung, samples: int) -> int:
@@ -61,6 +71,7 @@ def train_rung(rung: Rung, train: Part, classes: int, path: Path, tick: Tick) ->
     """Train `rung` on `train` from a fixed seed and write it to `path` as ONNX with softmax scores."""
     import torch
 
+    torch.set_num_threads(min(4, os.cpu_count() or 1) if rung.depth > 1 else 1)  # small ones gain nothing by more
     torch.manual_seed(0)
     network = _network(rung, train.x, classes)
     x, y = torch.from_numpy(train.x), torch.from_numpy(train.y)

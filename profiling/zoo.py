@@ -65,7 +65,7 @@ LADDERS: Mapping[str, Ladder] = {
         (
             Rung("linear", "means", epochs=3, grid=4),
             Rung("mlp", "means", epochs=4, grid=14, widths=(32,)),
-            Rung("cnn-s", "cnn", epochs=3, widths=(8, 16, 32)),
+            Rung("cnn-s", "cnn", epochs=3, widths=(8, 16, 32), dense=32),
             Rung("cnn-m", "cnn", epochs=4, widths=(16, 32, 64), dense=64, int8=True),
             Rung("cnn-l", "cnn", epochs=3, widths=(32, 64, 96), depth=2, dense=96, int8=True),
         ),
@@ -76,7 +76,7 @@ LADDERS: Mapping[str, Ladder] = {
             Rung("linear", "means", epochs=40, grid=2, rate=1e-2),
             Rung("mlp", "means", epochs=40, grid=4, widths=(16,), rate=1e-2),
             Rung("cnn-s", "cnn", epochs=12, widths=(8, 16), dense=16, int8=True),
-            Rung("cnn-l", "cnn", epochs=6, widths=(48, 96), depth=2, dense=64, int8=True),
+            Rung("cnn-l", "cnn", epochs=8, widths=(48, 96, 96), dense=64, int8=True),
         ),
         slo_s=0.1,
     ),

@@ -1,5 +1,8 @@
 """A runtime serves the models that keep the manifest's word, and says of the others what is wrong with them."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -150,3 +153,18 @@ def test_a_signature_tells_names_types_and_open_sizes(model):
         "'input' FP32 [?, 4]",
         "'scores' FP32 [?, 3]",
     ]
+
+
+def test_onnxruntime_reports_nothing_home(model, tmp_path):
+    script = (
+        "from deployments.config import *; from deployments.runtimes import Runtime; "
+        "manifest = Manifest(TensorSpec('input', (4,)), TensorSpec('scores', (3,)), ('a', 'b', 'c'), slo_s=0.1); "
+        f"Runtime({str(model)!r}, manifest, PoolConfig())"
+    )
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    outside_ci = {k: v for k, v in os.environ.items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    root = str(Path(__file__).parents[2])
+    environment = {**outside_ci, "PYTHONPATH": root, "XDG_CACHE_HOME": str(cache)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert list(cache.iterdir()) == []

@@ -122,3 +122,10 @@ def test_variants_with_another_order_of_classes_are_named_together(toy, tmp_path
     repository.variant("turned", weights=np.roll(np.eye(4, 3), 1, axis=1))
     with pytest.raises(ProfileError, match="variants 'good' and 'turned' disagree on the order of classes"):
         profile(repository.models, tmp_path / "profiles", CPU, effort=QUICK)
+
+
+def test_a_manifest_with_another_name_is_refused(toy, tmp_path):
+    manifest = toy().models / "toy" / "application.yaml"
+    manifest.write_text(manifest.read_text() + "name: other\n")
+    with pytest.raises(ConfigError, match="its manifest says name 'other'"):
+        profile(tmp_path / "models", tmp_path / "profiles", CPU)

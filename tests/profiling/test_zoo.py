@@ -1,13 +1,18 @@
 """The zoo trains, quantises and caches a ladder of variants that can be served."""
 
+import io
+import shutil
+
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from deployments.config import PoolConfig, load_manifest
 from deployments.runtimes import Runtime
 from profiling import zoo
 from profiling.datasets import DatasetError
-from profiling.zoo import LADDERS, build_zoo, load_report
+from profiling.zoo import LADDERS, Ladder, build_zoo, load_report
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +66,14 @@ def test_every_ladder_has_four_rungs_and_two_twins():
     for ladder in LADDERS.values():
         assert len(ladder.rungs) >= 4
         assert sum(rung.int8 for rung in ladder.rungs) >= 2
+
+
+def test_a_twin_whose_accuracy_collapses_is_kept_and_reported(tmp_path, monkeypatch):
+    rungs = {rung.name: rung for rung in LADDERS["tiny"].rungs}
+    monkeypatch.setattr(zoo, "LADDERS", {"tiny": Ladder((rungs["linear"], rungs["cnn-s"]), 0.1)})
+    linear = "linear/model.onnx"  # stands for a bad twin
+    monkeypatch.setattr(zoo, "quantise", lambda path, twin, _: shutil.copy(path.parents[1] / linear, twin))
+    progress = Progress(console=Console(file=io.StringIO(), width=200))
+    directory = build_zoo(["tiny"], progress, tmp_path) / "tiny"
+    assert [row.variant for row in load_report(directory) if row.collapsed] == ["cnn-s-int8"]
+    assert "tiny/cnn-s-int8: quantisation costs accuracy" in progress.console.file.getvalue()
