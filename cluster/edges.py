@@ -25,7 +25,6 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the router does its own scheduling; a hop costs 0.2 ms
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "OMP_NUM_THREADS": "1",  # the router's small matrix products gain nothing from threads
     "OPENBLAS_NUM_THREADS": "1",
 }
@@ -66,7 +65,7 @@ class EdgeCluster:
         """Start the head and one node per device."""
         prepare_environment({"RAY_TMPDIR": self._directory})
         Path(self._directory, "ray").mkdir(exist_ok=True)  # Ray notes the cluster's address there, and expects it
-        from ray.cluster_utils import Cluster  # noqa: PLC0415  # ray reads its environment when it is imported
+        from ray.cluster_utils import Cluster  # ray reads its environment when it is imported
 
         head = {
             "node_ip_address": "127.0.0.1",
@@ -101,7 +100,7 @@ class EdgeCluster:
     def stop(self) -> None:
         """End every process of the cluster and remove its files."""
         if self._cluster is not None:
-            import ray  # noqa: PLC0415  # as above
+            import ray  # as above
 
             ray.shutdown()  # a connected driver would keep the head from ending
             self._cluster.shutdown()

@@ -30,11 +30,11 @@ def check_port(config: ClusterConfig) -> None:
 
 def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
     """Connect to Ray, start Serve on the configured host and port, and deploy; returns when Serve has accepted it."""
-    import ray  # noqa: PLC0415  # ray reads its environment when it is imported
-    from ray import serve  # noqa: PLC0415
+    import ray  # ray reads its environment when it is imported
+    from ray import serve
 
-    from deployments.app import BuildArgs, build  # noqa: PLC0415
-    from deployments.targets import clear_targets  # noqa: PLC0415
+    from deployments.app import BuildArgs, build
+    from deployments.targets import clear_targets
 
     ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     clear_targets(APPLICATION)
@@ -49,7 +49,7 @@ def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
 
 def disconnect() -> None:
     """Leave the Ray cluster."""
-    import ray  # noqa: PLC0415
+    import ray
 
     ray.shutdown()
 

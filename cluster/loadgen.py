@@ -60,6 +60,7 @@ class _Answer(NamedTuple):
     pool: str = ""
     expected_accuracy: float = math.nan
     emulated: bool = False
+    router_s: float = math.nan
 
 
 class _Body(NamedTuple):
@@ -176,6 +177,7 @@ class LoadGenerator:
             expected_accuracy=answer.expected_accuracy,
             deadline_s=target.slo_s,
             emulated=answer.emulated,
+            router_s=answer.router_s,
         )
         self._outcomes[index] = outcome
         if self._on_outcome is not None:
@@ -241,6 +243,7 @@ def _read(reply: Reply) -> _Answer:
             str(parameters.get("pool", "")),
             float(parameters.get("expected_accuracy", math.nan)),
             bool(parameters.get("emulated", False)),
+            float(parameters.get("latency_ms", math.nan)) / 1e3,
         )
     except (WireError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         return _Answer(f"not an answer of the protocol: {error!r}")

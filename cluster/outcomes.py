@@ -1,6 +1,7 @@
 """What became of each request, as one value and as columns; the simulator and the load generator write the same."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Outcome:
     expected_accuracy: float  # NaN without an answer
     deadline_s: float  # from `intended`
     emulated: bool  # the pool imitates a slower device
+    router_s: float = math.nan  # of the latency, what the router says it spent; NaN without an answer
 
     @property
     def correct(self) -> bool:
@@ -74,6 +76,7 @@ class Outcomes:
     expected_accuracy: NDArray[np.float64]
     deadline_s: NDArray[np.float64]
     emulated: NDArray[np.bool_]
+    router_s: NDArray[np.float64]
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> "Outcomes":

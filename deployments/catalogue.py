@@ -53,6 +53,7 @@ class House:
             policy=planner.policy,
             patience_s=planner.patience_s,
             start_timeout_s=planner.start_timeout_s,
+            starts=planner.starts,
         )
 
     def problem(self, demand_rps: Mapping[str, float]) -> Problem:

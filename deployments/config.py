@@ -25,8 +25,8 @@ class ConfigError(ValueError):
 class Emulation:
     """Makes a pool as slow as the device it stands for: the real model runs, the rest of the time is waited out.
 
-    A batch takes `overhead_s + slowdown × (CPU time the model took)`. Figures from such a pool are always reported
-    as emulated.
+    A batch takes `overhead_s + slowdown × (CPU time that the model takes when warm)`. Figures from such a pool are
+    always reported as emulated.
     """
 
     slowdown: float = 1.0
@@ -68,6 +68,7 @@ class PlannerConfig:
     min_demand_rps: float = 1.0  # planned for every application, so that it can answer at all
     patience_s: float = 8.0  # how long a new placement may take before the old one makes room for it
     start_timeout_s: float = 60.0  # after which a unit counts as unable to start on a pool
+    starts: int = 1  # copies that may start at a time while requests are answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(0 < planner.utilisation <= 1, f"planner: utilisation is {planner.utilisation:g}; it is in (0, 1]")
     _require(planner.period_s > 0, f"planner: period_s is {planner.period_s:g}; it must be positive")
     _require(planner.time_limit_s > 0, f"planner: time_limit_s is {planner.time_limit_s:g}; it must be positive")
+    _require(planner.starts >= 1, f"planner: starts is {planner.starts}; at least one copy must be able to start")
     _require(0 < config.http.port < 65536, f"http: port is {config.http.port}; it is 1 to 65535")
     return config
 

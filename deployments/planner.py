@@ -25,8 +25,8 @@ from planner.controller import (
     Solve,
     Solved,
 )
-from planner.packing import solve_packed
 from planner.plans import Plan
+from planner.standby import solve_with_surge
 from planner.variants import Device
 
 LOOK_EVERY_S = 0.25
@@ -114,7 +114,9 @@ class Planner:
 
     async def _solve(self, task: Solve) -> None:
         self._why = task.why
-        plan = await asyncio.to_thread(solve_packed, task.problem, task.devices, task.loaded, self._time_limit_s)
+        plan, surge = await asyncio.to_thread(
+            solve_with_surge, task.problem, task.devices, task.loaded, self._time_limit_s
+        )
         logger.info(
             "planner: solved why=%r status=%s gap=%.4f solve_s=%.3f shortfall_rps=%s",
             task.why,
@@ -123,7 +125,7 @@ class Planner:
             plan.solve_s,
             {name: round(q, 1) for name, q in plan.shortfall_rps.items() if q > 0},
         )
-        self._handle(Solved(plan))
+        self._handle(Solved(plan, surge))
 
     def _status(self) -> dict[str, Any]:
         controller = self._controller

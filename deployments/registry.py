@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
 POOL_LABEL = "pliant.io/pool"  # of a Ray node
 DEVICE_LABEL = "pliant.io/device"
 

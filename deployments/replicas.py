@@ -20,7 +20,9 @@ class ExactReplicaRouter(RequestRouter):  # type: ignore[misc]  # Ray publishes 
         """Ray Serve's long poll: these replicas run."""
         super().update_replicas(replicas)
         self._by_uid = {r.replica_id.unique_id: r for r in self._replicas.values()}
-        registry.REGISTRY.publish(self._deployment_id.name, {uid: r.replica_metadata for uid, r in self._by_uid.items()})
+        registry.REGISTRY.publish(
+            self._deployment_id.name, {uid: r.replica_metadata for uid, r in self._by_uid.items()}
+        )
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

@@ -270,6 +270,7 @@ class RouterDriver:
             "queued": self._machine.queued,
             "utilisation": prices.utilisation,
             "scarcity": prices.scarcity,
+            "overhead_s": {pool: self._machine.times.overhead_s(pool) for pool in self.house.config.pools},
             "loaded": {device: sorted(units) for device, units in self._loaded().items()},
             "plan": None
             if plan is None

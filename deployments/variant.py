@@ -10,6 +10,7 @@ from deployments.config import Manifest, PoolConfig
 from deployments.registry import DEVICE_LABEL
 from deployments.runtimes import Runtime
 
+
 class Variant:
     """Holds one unit in memory; the router sees to it that a device runs one batch at a time."""
 

@@ -7,10 +7,11 @@ from planner.catalogue import Catalogue
 from planner.demand import Demand, outside
 from planner.plans import Plan, Problem
 from planner.program import evaluate, restrict
-from planner.transition import Counts, counts, step, with_standby
+from planner.standby import with_standby
+from planner.transition import Counts, counts, step
 from planner.variants import Device
 
-WORTH = 0.002  # mean accuracy by which a plan must be better to be worth loading anything
+WORTH = 0.01  # mean accuracy by which a plan must be better to be worth loading anything
 SETTLE_S = 1.0  # least time between two plans for a demand that moves
 NOISE_RPS = 3.0  # a change of demand below this is no reason to plan anew
 FAILED_FOR_S = 120.0  # how long a unit that did not come up on a pool is not tried there again
@@ -28,6 +29,7 @@ class Settings:
     policy: str
     patience_s: float  # how long a placement may take before the old one makes room for it
     start_timeout_s: float  # after which a unit counts as unable to start on a pool
+    starts: int  # copies that may start at a time while requests are answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,10 @@ class ClusterChanged:
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The program has been solved."""
+    """The program has been solved, and once more for a surge of demand."""
 
     plan: Plan
+    surge: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ ControllerEvent = Reported | ClusterChanged | Solved | PolicySet | Clock
 
 @dataclass(frozen=True, slots=True)
 class Solve:
-    """Solve this and report it as `Solved`."""
+    """Solve this, also for a surge of demand (`planner.standby`), and report both plans as `Solved`."""
 
     problem: Problem
     devices: tuple[Device, ...]
@@ -113,6 +116,7 @@ class Controller:
         self._wanted: Counts = {}
         self._asked: Counts | None = None
         self._wanted_since = 0.0
+        self._starting: dict[tuple[str, str], float] = {}  # (pool, unit) -> since when a copy is asked for in vain
         self.failed: dict[tuple[str, str], float] = {}  # (pool, unit) -> when it may be tried again
         self.plan: Plan | None = None
         self.replans = 0
@@ -147,8 +151,8 @@ class Controller:
             case PolicySet(policy):
                 if policy != self._policy:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
-            case Solved(plan):
-                actions += self._apply(plan, now)
+            case Solved(plan, surge):
+                actions += self._apply(plan, surge, now)
             case Clock():
                 pass
         self._watch_starts(now)
@@ -204,7 +208,7 @@ class Controller:
         )
         return restrict(problem, self._policy)
 
-    def _apply(self, plan: Plan, now: float) -> list[ControllerAction]:
+    def _apply(self, plan: Plan, surge: Plan, now: float) -> list[ControllerAction]:
         problem, self._problem = self._problem, None
         if problem is None or self._pending:  # made for a cluster or a policy that is no more
             return []
@@ -214,7 +218,7 @@ class Controller:
             if kept is not None:
                 self.plan = kept
                 return [Publish(kept)]
-            placed = with_standby(self._catalogue, plan, self._devices, self._loaded, self.failed)
+            placed = with_standby(self._catalogue, plan, surge, self._devices, self._loaded, self.failed)
         else:
             placed = dict(plan.assignment)
         wanted = counts(self._devices, placed)
@@ -246,11 +250,10 @@ class Controller:
     def _watch_starts(self, now: float) -> None:
         """A unit that did not come up in time on a pool is left out there for a while, and the plan made anew."""
         self.failed = {key: until for key, until in self.failed.items() if until > now}
-        if now - self._wanted_since < self._settings.start_timeout_s:
-            return
-        up = self._up()
-        for key, n in self._wanted.items():
-            if up.get(key, 0) < n and key not in self.failed:
+        up, asked = self._up(), self._asked or {}
+        self._starting = {key: self._starting.get(key, now) for key, n in asked.items() if up.get(key, 0) < n}
+        for key, since in self._starting.items():
+            if now - since >= self._settings.start_timeout_s and key not in self.failed:
                 self.failed[key] = now + FAILED_FOR_S
                 self._pending = f"'{key[1]}' did not start on pool '{key[0]}'"
 
@@ -259,7 +262,7 @@ class Controller:
             return []
         devices = {pool: sum(d.pool == pool for d in self._devices) for pool in {d.pool for d in self._devices}}
         patient = now - self._wanted_since < self._settings.patience_s
-        target = step(self._catalogue, self._wanted, self._up(), devices, patient)
+        target = step(self._catalogue, self._wanted, self._up(), devices, patient, self._settings.starts)
         if target == self._asked:
             return []
         self._asked = target

@@ -15,6 +15,7 @@ from planner.variants import Option, Pool, Unit
 SHORTFALL_PRICE = 1000.0  # W: accuracy that one unserved request costs, so that serving always wins
 FLOOR_PRICE = 30.0  # accuracy that one point of accuracy below a floor costs; a floor never costs a request
 LOAD_PRICE = 1e-3  # ε: per second of loading; 30 s of it weigh as 0.03 requests/s answered right
+TIME_PRICE = 1e-3  # per device-second at work, so that of options equally right the cheaper is taken
 HOLD_PRICE = 1e-4  # ε': per loaded copy, so that nothing is loaded needlessly
 DIVES = 5  # roundings tried before branch and bound
 SLACK = 1e-6  # a count or a load this close to a whole device is that whole device
@@ -161,7 +162,7 @@ class _Program:
     def _add_flows(self) -> None:
         """f_puo: visits/s of option o to unit u on pool p."""
         self.f = {
-            (pool, unit, option.name): self.linear.column(0.0)
+            (pool, unit, option.name): self.linear.column(-TIME_PRICE * self.offered[pool, unit].device_s)
             for option in self.options
             for unit, _ in option.walk
             for pool in self.pools

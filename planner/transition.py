@@ -1,9 +1,8 @@
 """From the placement that is up to the one that is wanted: make before break, where memory allows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from planner.catalogue import Catalogue
-from planner.plans import Plan
 from planner.variants import Device
 
 Counts = dict[tuple[str, str], int]  # (pool, unit) -> devices that hold it
@@ -18,54 +17,15 @@ def counts(devices: Sequence[Device], held: Mapping[str, Sequence[str] | frozens
     return total
 
 
-def with_standby(
-    catalogue: Catalogue,
-    plan: Plan,
-    devices: Sequence[Device],
-    loaded: Mapping[str, frozenset[str]],
-    barred: Collection[tuple[str, str]] = (),  # (pool, unit) that cannot be started
-) -> dict[str, tuple[str, ...]]:
-    """The plan's assignment with the memory that it leaves filled: device -> units.
-
-    A unit that is resident costs nothing until it is used, and a burst is over before one that is not can be loaded.
-    So the cheapest unit of each application comes first, then what is loaded already, then the most accurate.
-    """
-    placed: dict[str, tuple[str, ...]] = {}
-    for device in devices:
-        units = list(plan.assignment.get(device.name, ()))
-        room = catalogue.pools[device.pool].memory_bytes - sum(catalogue.units[u].memory_bytes for u in units)
-        for unit in _by_use(catalogue, device, loaded.get(device.name, frozenset())):
-            size = catalogue.units[unit].memory_bytes
-            if unit not in units and size <= room and (device.pool, unit) not in barred:
-                units.append(unit)
-                room -= size
-        placed[device.name] = tuple(sorted(units))
-    return placed
-
-
-def _by_use(catalogue: Catalogue, device: Device, loaded: frozenset[str]) -> list[str]:
-    """Units that the device's pool can run, in the order in which spare memory is given to them."""
-    ranked: list[tuple[int, float, str]] = []
-    for application, options in catalogue.options.items():
-        slo_s = catalogue.applications[application].slo_s
-        runnable = []
-        for option in options:
-            curve = catalogue.latency.get((option.unit, device.pool))
-            if curve is not None and curve.at(curve.batches[0]) <= slo_s:
-                runnable.append((curve.at(curve.max_batch) / curve.max_batch, option))
-        cheapest = min(runnable, key=lambda row: row[0])[1].unit if runnable else ""
-        for _, option in runnable:
-            rank = 0 if option.unit == cheapest else 1 if option.unit in loaded else 2
-            ranked.append((rank, -catalogue.accuracy[option.name], option.unit))
-    return [unit for _, _, unit in sorted(ranked)]
-
-
-def step(catalogue: Catalogue, wanted: Counts, up: Counts, devices: Mapping[str, int], patient: bool) -> Counts:
+def step(
+    catalogue: Catalogue, wanted: Counts, up: Counts, devices: Mapping[str, int], patient: bool, starts: int
+) -> Counts:
     """Replica counts to ask for now, on the way from `up` to `wanted`.
 
     What is up stays until everything wanted is up too. Where a pool's memory cannot hold both, or patience is at an
     end (a copy that finds no device with room for it waits for ever), units that are not wanted any more go first;
-    but never the last unit of an application that is up anywhere.
+    but never the last unit of an application that is up anywhere. While every application is answered, at most
+    `starts` copies start at a time: starting one takes the processor from those that serve.
     """
     if all(up.get(key, 0) >= n for key, n in wanted.items()):
         return dict(wanted)
@@ -78,7 +38,24 @@ def step(catalogue: Catalogue, wanted: Counts, up: Counts, devices: Mapping[str,
                 break
             if not _last(catalogue, key, up, target):
                 target[key] = wanted.get(key, 0)
-    return {key: n for key, n in target.items() if n > 0 or key in up}
+    if all(_answered(catalogue, name, up) for name in catalogue.applications):
+        target = _staged(target, up, starts)
+    return {key: n for key, n in target.items() if n > 0}
+
+
+def _answered(catalogue: Catalogue, application: str, up: Counts) -> bool:
+    units = catalogue.units_of(application)
+    return any(n > 0 and unit in units for (_, unit), n in up.items())
+
+
+def _staged(target: Counts, up: Counts, starts: int) -> Counts:
+    """The target with no more than `starts` copies beyond those that are up."""
+    staged = dict(target)
+    for key in sorted(target):
+        more = min(max(0, target[key] - up.get(key, 0)), starts)
+        starts -= more
+        staged[key] = min(target[key], up.get(key, 0) + more)
+    return staged
 
 
 def _surplus(catalogue: Catalogue, wanted: Counts, up: Counts, pool: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import cvxpy as cp
 
 from planner.plans import Plan, Problem
 from planner.profiles import planned_batch
-from planner.program import FLOOR_PRICE, HOLD_PRICE, LOAD_PRICE, SHORTFALL_PRICE
+from planner.program import FLOOR_PRICE, HOLD_PRICE, LOAD_PRICE, SHORTFALL_PRICE, TIME_PRICE
 
 
 def optimum(problem: Problem, x: Mapping[tuple[str, str], int] | None = None) -> float:
@@ -47,6 +47,7 @@ def optimum(problem: Problem, x: Mapping[tuple[str, str], int] | None = None) ->
         here = [unit for p, unit in cost if p == pool.name]
         cap = problem.utilisation * (1 - pool.reserved)  # of each device
         busy = {u: sum(cost[p, v] * f for (p, v, _), f in visits.items() if (p, v) == (pool.name, u)) for u in here}
+        gain -= TIME_PRICE * sum(busy.values())
         rules.append(sum(busy.values()) + 0 * cp.Variable() <= cap * pool.devices)  # (4)
         rules += [busy[u] <= cap * count[pool.name, u] for u in here]  # (5)
         memory = sum(units[u].memory_bytes * count[pool.name, u] for u in here)

@@ -27,7 +27,7 @@ def test_the_textbook_mix_is_the_one_worked_out_by_hand() -> None:
     assert rates == pytest.approx({"k/best": 75.0, "k/cheap": 125.0})
     assert plan.accuracy["k"] == pytest.approx((75 * 0.9 + 125 * 0.7) / 200)
     assert plan.replicas == {("e", "k/best"): 1, ("e", "k/cheap"): 1}
-    assert plan.prices["e", "k/best"] == pytest.approx((0.9 - 0.7) / 0.008)
+    assert plan.prices["e", "k/best"] == pytest.approx((0.9 - 0.7) / 0.008 - TIME_PRICE)
     assert plan.status == "optimal"
 
 
