@@ -262,7 +262,9 @@ class Controller:
             return []
         devices = {pool: sum(d.pool == pool for d in self._devices) for pool in {d.pool for d in self._devices}}
         patient = now - self._wanted_since < self._settings.patience_s
-        target = step(self._catalogue, self._wanted, self._up(), devices, patient, self._settings.starts)
+        target = step(
+            self._catalogue, self._wanted, self._up(), self._asked or {}, devices, patient, self._settings.starts
+        )
         if target == self._asked:
             return []
         self._asked = target

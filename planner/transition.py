@@ -18,14 +18,21 @@ def counts(devices: Sequence[Device], held: Mapping[str, Sequence[str] | frozens
 
 
 def step(
-    catalogue: Catalogue, wanted: Counts, up: Counts, devices: Mapping[str, int], patient: bool, starts: int
+    catalogue: Catalogue,
+    wanted: Counts,
+    up: Counts,
+    asked: Counts,
+    devices: Mapping[str, int],
+    patient: bool,
+    starts: int,
 ) -> Counts:
-    """Replica counts to ask for now, on the way from `up` to `wanted`.
+    """Replica counts to ask for now, on the way from `up` to `wanted`, after `asked` was asked for last.
 
     What is up stays until everything wanted is up too. Where a pool's memory cannot hold both, or patience is at an
     end (a copy that finds no device with room for it waits for ever), units that are not wanted any more go first;
     but never the last unit of an application that is up anywhere. While every application is answered, at most
-    `starts` copies start at a time: starting one takes the processor from those that serve.
+    `starts` copies start at a time: starting one takes the processor from those that serve. A start that was asked
+    for and is still wanted is never taken back.
     """
     if all(up.get(key, 0) >= n for key, n in wanted.items()):
         return dict(wanted)
@@ -39,7 +46,7 @@ def step(
             if not _last(catalogue, key, up, target):
                 target[key] = wanted.get(key, 0)
     if all(_answered(catalogue, name, up) for name in catalogue.applications):
-        target = _staged(target, up, starts)
+        target = _staged(target, up, asked, starts)
     return {key: n for key, n in target.items() if n > 0}
 
 
@@ -48,13 +55,14 @@ def _answered(catalogue: Catalogue, application: str, up: Counts) -> bool:
     return any(n > 0 and unit in units for (_, unit), n in up.items())
 
 
-def _staged(target: Counts, up: Counts, starts: int) -> Counts:
-    """The target with no more than `starts` copies beyond those that are up."""
-    staged = dict(target)
+def _staged(target: Counts, up: Counts, asked: Counts, starts: int) -> Counts:
+    """The target with no more than `starts` copies beyond those that are up, or starting already."""
+    staged = {key: min(n, max(up.get(key, 0), asked.get(key, 0))) for key, n in target.items()}
+    starts -= sum(max(0, n - up.get(key, 0)) for key, n in staged.items())
     for key in sorted(target):
-        more = min(max(0, target[key] - up.get(key, 0)), starts)
+        more = min(target[key] - staged[key], max(0, starts))
+        staged[key] += more
         starts -= more
-        staged[key] = min(target[key], up.get(key, 0) + more)
     return staged
 
 

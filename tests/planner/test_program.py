@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from planner.plans import Problem
 from planner.profiles import LatencyCurve
-from planner.program import Cover, Forbidden, below_floor, evaluate, restrict, solve, unservable
+from planner.program import TIME_PRICE, Cover, Forbidden, below_floor, evaluate, restrict, solve, unservable
 from planner.variants import Application, Option, Pool, Unit, plain_option
 from tests.planner.oracle import brute_force, optimum, violations
 from tests.planner.problems import TEXTBOOK, one_application, problems
