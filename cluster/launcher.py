@@ -43,7 +43,7 @@ def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
         http_options={"host": config.http.host, "port": config.http.port, "request_timeout_s": None},
         logging_config={"enable_access_log": False},
     )
-    application = build(BuildArgs(config=config_path, application=APPLICATION))
+    application = build(BuildArgs(config=config_path))
     serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
 
 
@@ -70,6 +70,19 @@ def status(config: ClusterConfig) -> dict[str, Any]:
 def set_policy(config: ClusterConfig, policy: str) -> None:
     """Have the planner plan by another policy."""
     httpx.post(f"{base_url(config)}/pliant/policy", json={"policy": policy}, timeout=10.0).raise_for_status()
+
+
+def wait_up(config: ClusterConfig, timeout_s: float = 60.0) -> None:
+    """Wait until the router answers HTTP; LaunchError where it does not within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            status(config)
+        except httpx.HTTPError:
+            time.sleep(0.2)
+        else:
+            return
+    raise LaunchError(f"nothing answers at {base_url(config)} after {timeout_s:.0f} s")
 
 
 def wait_settled(

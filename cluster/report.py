@@ -9,6 +9,7 @@ import numpy as np
 from rich import box
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -163,3 +164,9 @@ def _live_cells(row: _Row) -> list[RenderableType]:
         _milliseconds(float(np.quantile(row.latencies_s, 0.95)) if row.latencies_s else np.nan),
         ", ".join(shares) or "–",
     ]
+
+
+def progress_bars(console: Console) -> Progress:
+    """Bars for long work: what, how far, how long."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)

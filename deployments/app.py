@@ -24,8 +24,7 @@ class BuildArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    config: Path
-    application: str = "pliant"  # the Serve application's own name
+    config: Path  # the cluster's YAML file
 
 
 def build(args: BuildArgs) -> Application:
@@ -38,7 +37,7 @@ def build(args: BuildArgs) -> Application:
     planner = (
         serve.deployment(Planner)
         .options(name="planner", num_replicas=1, ray_actor_options={"num_cpus": 0, "resources": HEAD})
-        .bind(house.config, args.application)
+        .bind(house.config)
     )
     variants = {deployment_name(unit, pool): _variant(house, unit, pool) for unit, pool in house.catalogue.latency}
     ingress = serve.deployment(Ingress).options(

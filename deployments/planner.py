@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray import serve
 
 from deployments.catalogue import load_house
 from deployments.config import ClusterConfig
@@ -56,9 +57,9 @@ class Bulletin:
 class Planner:
     """One per cluster. Its replica counts are kept in Ray's store: if it dies, the placement stays as it is."""
 
-    def __init__(self, config: ClusterConfig, application: str) -> None:
+    def __init__(self, config: ClusterConfig) -> None:
         self._house = load_house(config, check_models=False)
-        self._serve_application = application
+        self._serve_application = serve.get_replica_context().app_name
         self._controller = Controller(self._house.catalogue, self._house.settings())
         self._time_limit_s = config.planner.time_limit_s
         self._loaded: Mapping[str, frozenset[str]] = {}

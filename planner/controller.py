@@ -184,6 +184,8 @@ class Controller:
     def problem(self) -> Problem:
         """What is to be solved now."""
         catalogue, settings = self._catalogue, self._settings
+        # A fixed policy's one variant is the profile's choice: it does not move with the label mix.
+        accuracy = self._accuracy if self._policy == "pliant" else catalogue.accuracy
         present = {device.pool for device in self._devices}
         pools = tuple(
             replace(pool, devices=sum(d.pool == name for d in self._devices))
@@ -201,7 +203,7 @@ class Controller:
                 if pool in present and (pool, unit) not in self.failed
             },
             demand_rps={n: max(d.rate_rps, settings.min_demand_rps) for n, d in self._demand.items()},
-            accuracy={option: (value,) for option, value in self._accuracy.items()},
+            accuracy={option: (value,) for option, value in accuracy.items()},
             loaded=self._up(),
             overhead_s=settings.overhead_s,
             utilisation=settings.utilisation,
@@ -213,14 +215,15 @@ class Controller:
         if problem is None or self._pending:  # made for a cluster or a policy that is no more
             return []
         self.replans += 1
-        if self._policy == "pliant":
-            kept = self._kept(problem, plan)
-            if kept is not None:
-                self.plan = kept
-                return [Publish(kept)]
-            placed = with_standby(self._catalogue, plan, surge, self._devices, self._loaded, self.failed)
-        else:
-            placed = dict(plan.assignment)
+        kept = self._kept(problem, plan)
+        if kept is not None:
+            self.plan = kept
+            return [Publish(kept)]
+        allowed = {unit.name for unit in problem.units}  # a fixed policy keeps nothing else resident either
+        barred = {(pool, unit) for pool in self._catalogue.pools for unit in self._catalogue.units.keys() - allowed}
+        placed = with_standby(
+            self._catalogue, plan, surge, self._devices, self._loaded, barred | self.failed.keys()
+        )
         wanted = counts(self._devices, placed)
         if wanted != self._wanted:
             self._wanted, self._wanted_since = wanted, now

@@ -1,0 +1,262 @@
+"""The `pliant` command: each subcommand parses, calls and prints."""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+from rich.console import Console
+
+from cluster.workload import SHAPES
+from deployments.config import POLICIES, ConfigError
+
+console = Console()
+CONFIG = click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+def known_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Show errors that a person can act on as one line, without a traceback; Ctrl-C ends with 130."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            console.print("[yellow]interrupted; everything that was started has been stopped")
+            sys.exit(130)
+        except httpx.HTTPError as error:
+            raise click.ClickException(f"the cluster does not answer: {error}; is it up? see `pliant up`") from error
+        except (ValueError, RuntimeError, OSError) as error:  # the error trees of all storeys
+            if type(error) in (ValueError, RuntimeError, KeyError):  # none of ours: show where it comes from
+                raise
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pliant")
+def main() -> None:
+    """Pliant serves many variants of many models on a cluster that cannot grow.
+
+    Under load it answers with cheaper variants instead of missing deadlines; when load falls, with better ones.
+
+    \b
+    pliant demo                      the whole system once, with a report and a picture
+    pliant profile cluster.yaml      measure your own ONNX models
+    pliant plan cluster.yaml -d a=50 what would be placed where for 50 requests/s of application a
+    pliant up cluster.yaml           start it; then `status`, `load`, `down`
+    """
+
+
+@main.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="pliant-report", show_default=True)
+@click.option("--seconds", type=click.FloatRange(8), default=36.0, show_default=True, help="length of the trace")
+@click.option("--seed", type=int, default=1, show_default=True, help="of the trace's arrivals and samples")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP port on 127.0.0.1")
+@click.option(
+    "--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="only these policies [default: all three]"
+)
+@click.option("--fresh", is_flag=True, help="profile anew even if profiles of these models are cached")
+@known_errors
+def demo(out: Path, seconds: float, seed: int, port: int, policies: tuple[str, ...], fresh: bool) -> None:
+    """Train, profile, plan, serve, load and report, in about five minutes on two cores.
+
+    Plays the same labelled trace (calm, ramp, plateau, burst, calm) three times over real HTTP: with Pliant, with
+    always the best variant, and with always the cheapest. Ctrl-C stops everything.
+    """
+    from cluster.demo import Options, run_demo  # imports ray
+
+    run_demo(Options(out, seconds, seed, port, policies or POLICIES, fresh), console)
+
+
+@main.command()
+@CONFIG
+@click.option("--foreground", is_flag=True, help="stay attached until Ctrl-C instead of going to the background")
+@known_errors
+def up(config: Path, foreground: bool) -> None:
+    """Start a local edge cluster (one Ray node per device) and serve CONFIG on it.
+
+    For a cluster of several machines start Ray with `ray up` or `ray start` and deploy with `serve deploy`
+    (docs/operations.md).
+    """
+    from cluster import launcher, supervisor  # imports ray
+    from deployments.catalogue import load_house
+    from deployments.config import load_config
+
+    loaded = load_config(config)
+    load_house(loaded)  # what is wrong with it shows here, not in a log
+    if foreground:
+        supervisor.supervise(config)
+        return
+    with console.status(f"starting cluster '{loaded.name}' (log: {supervisor.log_path(loaded.name)})"):
+        supervisor.start(config)
+        try:
+            launcher.wait_up(loaded)
+            launcher.wait_settled(loaded, loaded.planner.policy)
+        except BaseException:
+            supervisor.stop(loaded.name)
+            raise
+    console.print(f"[green]up[/]: {launcher.base_url(loaded)}/v2   status: pliant status {config}")
+
+
+@main.command()
+@click.argument("name", default="pliant")
+@known_errors
+def down(name: str) -> None:
+    """Stop the local cluster NAME (the `name` of its configuration) and everything it started."""
+    from cluster import supervisor
+
+    if not supervisor.stop(name):
+        raise click.ClickException(f"no cluster '{name}' runs; running: {', '.join(supervisor.names()) or 'none'}")
+    console.print(f"cluster '{name}' is down")
+
+
+@main.command()
+@CONFIG
+@click.option("--json", "as_json", is_flag=True, help="the raw answer of GET /pliant/status")
+@known_errors
+def status(config: Path, as_json: bool) -> None:
+    """Show what a running cluster believes, plans and holds."""
+    from cluster import launcher
+    from cluster.tables import status_tables
+    from deployments.config import load_config
+
+    found = launcher.status(load_config(config))
+    if as_json:
+        console.print_json(data=found)
+        return
+    for table in status_tables(found):
+        console.print(table)
+
+
+@main.command()
+@CONFIG
+@click.option("--application", "applications", multiple=True, help="only these [default: all of the configuration]")
+@click.option("--pool", "pools", multiple=True, help="only these [default: all of the configuration]")
+@known_errors
+def profile(config: Path, applications: tuple[str, ...], pools: tuple[str, ...]) -> None:
+    """Measure the variants of a model repository on each pool: latency, memory, accuracy by class.
+
+    Reads models/<application>/application.yaml, <variant>/model.onnx and the labelled validation samples; writes
+    Parquet tables. Run it on a node of each pool (--pool), or on any machine for emulated pools.
+    """
+    from cluster.report import progress_bars
+    from cluster.tables import profile_table
+    from deployments.config import load_config
+    from profiling.measure import profile as measure
+
+    loaded = load_config(config)
+    chosen = {name: pool for name, pool in loaded.pools.items() if not pools or name in pools}
+    unknown = [name for name in pools if name not in loaded.pools]
+    if unknown:
+        raise ConfigError(f"unknown pool '{unknown[0]}'; known are {', '.join(loaded.pools)}")
+    names = applications or tuple(loaded.applications)
+    with progress_bars(console) as progress:
+        found = measure(loaded.models, loaded.profiles, chosen, names, progress=progress)
+    for name in names:
+        console.print(profile_table(found, name))
+
+
+@main.command()
+@CONFIG
+@click.option("-d", "--demand", "demand", multiple=True, metavar="APP=RPS", help="requests/s; repeat per application")
+@click.option("--policy", type=click.Choice(POLICIES), default="pliant", show_default=True)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="draw accuracy against demand (PNG)")
+@click.option("--json", "as_json", is_flag=True, help="print the plan as JSON")
+@known_errors
+def plan(config: Path, demand: tuple[str, ...], policy: str, plot: Path | None, as_json: bool) -> None:
+    """Print the plan for a demand, with its certified gap; nothing is started.
+
+    \b
+    pliant plan cluster.yaml -d digits=20 -d activity=40 --plot frontier.png
+    """
+    from cluster.planning import draw_frontier, make_plan
+    from cluster.tables import plan_json, plan_tables
+    from deployments.catalogue import load_house
+    from deployments.config import load_config
+
+    house = load_house(load_config(config))
+    rates = _pairs(demand, list(house.catalogue.applications), "--demand")
+    made = make_plan(house, rates, policy)
+    if as_json:
+        console.print_json(data=plan_json(made))
+    else:
+        for table in plan_tables(house, made):
+            console.print(table)
+    if plot is not None:
+        with console.status("solving for rising demand"):
+            draw_frontier(house, rates, plot)
+        console.print(f"picture: {plot}")
+
+
+@main.command()
+@CONFIG
+@click.option("-r", "--rate", "rate", multiple=True, metavar="APP=RPS", help="peak requests/s; repeat per application")
+@click.option("--shape", type=click.Choice(list(SHAPES)), default="constant", show_default=True)
+@click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True)
+@click.option("--cv", type=click.FloatRange(0.1), default=1.0, show_default=True, help="of the gaps; 1 is Poisson")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="outcomes.parquet", show_default=True)
+@known_errors
+def load(config: Path, rate: tuple[str, ...], shape: str, seconds: float, cv: float, seed: int, out: Path) -> None:
+    """Play an open-loop labelled load against a running cluster and record every outcome.
+
+    Requests are sent at their intended times whatever has come back, and latency counts from there.
+    """
+    from cluster.loading import run_load
+    from cluster.metrics import summarise
+    from cluster.report import comparison
+    from deployments.config import load_config
+
+    loaded = load_config(config)
+    rates = _pairs(rate, list(loaded.applications), "--rate")
+    outcomes = run_load(loaded, rates, shape, seconds, cv, seed, console)
+    if not len(outcomes):
+        raise KeyboardInterrupt
+    outcomes.save(out)
+    console.print(comparison({"load": summarise(outcomes)}))
+    console.print(f"outcomes: {out}   picture: pliant report {out} --picture report.png")
+
+
+@main.command()
+@click.argument("outcomes", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--picture", "png", type=click.Path(dir_okay=False, path_type=Path), help="also draw a PNG")
+@known_errors
+def report(outcomes: Sequence[Path], png: Path | None) -> None:
+    """Compare recorded runs (OUTCOMES: Parquet files of `load` or `demo`), each named after its file."""
+    from cluster.metrics import summarise
+    from cluster.outcomes import Outcomes
+    from cluster.picture import picture
+    from cluster.report import comparison
+
+    runs = {path.stem: Outcomes.load(path) for path in outcomes}
+    console.print(comparison({name: summarise(run) for name, run in runs.items()}))
+    if png is not None:
+        picture(runs, png)
+        console.print(f"picture: {png}")
+
+
+def _pairs(values: Sequence[str], known: list[str], option: str) -> dict[str, float]:
+    """`app=rps` pairs, checked; ConfigError says what was wrong."""
+    pairs: dict[str, float] = {}
+    for value in values:
+        name, _, number = value.partition("=")
+        if name not in known:
+            raise ConfigError(f"{option} {value}: unknown application '{name}'; known are {', '.join(known)}")
+        try:
+            pairs[name] = float(number)
+        except ValueError:
+            raise ConfigError(f"{option} {value}: write it as {name}=50, in requests/s") from None
+        if not 0 <= pairs[name] < float("inf"):
+            raise ConfigError(f"{option} {value}: the rate must be 0 or more, and finite")
+    if not pairs:
+        raise ConfigError(f"{option} is missing: write {option} {known[0]}=50, once for each application with load")
+    return pairs
+
+
+if __name__ == "__main__":
+    main()
