@@ -13,7 +13,8 @@ from rich.console import Console
 from cluster.workload import SHAPES
 from deployments.config import POLICIES, ConfigError
 
-console = Console()
+# Piped output has no width of its own, and tables need some.
+console = Console(width=None if sys.stdout.isatty() else 150)
 CONFIG = click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="pliant-report", show_default=True)
-@click.option("--seconds", type=click.FloatRange(8), default=36.0, show_default=True, help="length of the trace")
+@click.option("--seconds", type=click.FloatRange(8), default=32.0, show_default=True, help="length of the trace")
 @click.option("--seed", type=int, default=1, show_default=True, help="of the trace's arrivals and samples")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP port on 127.0.0.1")
 @click.option(

@@ -67,7 +67,7 @@ def demo_config(models: Path, profiles: Path, port: int) -> ClusterConfig:
         pools=POOLS,
         applications={name: ApplicationConfig(slo_s=SLO_S[name]) for name in APPLICATIONS},
         planner=PlannerConfig(period_s=5.0, starts=2),
-        router=RouterConfig(margin_s=0.04),
+        router=RouterConfig(margin_s=0.06),
         http=HttpConfig(port=port),
     )
 

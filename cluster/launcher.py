@@ -1,5 +1,6 @@
 """Brings the Serve application of a configuration up on a Ray cluster, and waits until it answers."""
 
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
     from deployments.targets import clear_targets
 
     ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     clear_targets(APPLICATION)
     serve.start(
         proxy_location="HeadOnly",

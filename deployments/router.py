@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.catalogue import load_house
-from deployments.config import ClusterConfig
+from deployments.config import DATATYPES, ClusterConfig
 from deployments.planner import Bulletin, Report
 from deployments.protocol import (
     DeadlineUnmet,
@@ -47,8 +47,8 @@ from planner.router import Router
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
-OVERDUE = 4.0  # times its expected duration that a batch may take before its replica is given up
-OVERDUE_S = 2.0  # and at least this much beyond it
+OVERDUE = 0.5  # of the time that is left to its deadline, by which a batch may overrun before its device is doubted
+OVERDUE_S = 0.25  # and at least this
 
 ERRORS: Mapping[str, type[WireError]] = {
     "bound": ImpossibleBound,
@@ -77,6 +77,7 @@ class RouterDriver:
         self._scores: dict[int, NDArray[Any]] = {}
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._devices: dict[str, Device] = {}
+        self._doubted: set[str] = set()  # devices that hold on to a batch for too long
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._bulletin = Bulletin(0, None)
@@ -179,20 +180,10 @@ class RouterDriver:
 
     async def _run(self, run: Run) -> None:
         """Send one batch to one replica and tell the machine what came of it."""
-        replica = self._replicas.get((run.device, run.unit))
-        inputs = [self._inputs.get(request.id) for request in run.requests]
-        shape = self.house.manifests[run.requests[0].application].input.shape
-        blank = np.zeros(shape, inputs[0].dtype if inputs[0] is not None else np.float32)
         try:
-            if replica is None:
-                raise ReplicaGone(f"'{run.unit}' has left device '{run.device}'")
-            batch = np.stack([blank if x is None else x for x in inputs])  # None: its client went this very moment
-            handle = self._variants[replica.deployment].options(session_id=replica.uid)
-            expected = self._machine.times.expect(run.unit, replica.pool, len(batch))
-            call = handle.infer.remote(batch)
-            scores, _ = await asyncio.wait_for(call, max(OVERDUE * expected, expected + OVERDUE_S))
+            scores = await self._call(run)
         except Exception as error:
-            lost = isinstance(error, RayActorError | RayServeException | TimeoutError | ReplicaGone)
+            lost = isinstance(error, RayActorError | RayServeException | ReplicaGone)
             logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, error)
             self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {_brief(error)}", lost))
             return
@@ -200,6 +191,34 @@ class RouterDriver:
             if request.id in self._waiting:
                 self._scores[request.id] = row
         self._handle(Finished(run.device, run.batch))
+
+    async def _call(self, run: Run) -> NDArray[Any]:
+        """Scores [request, class]; an overdue batch's device counts as down, and its requests go elsewhere."""
+        replica = self._replicas.get((run.device, run.unit))
+        if replica is None:
+            raise ReplicaGone(f"'{run.unit}' has left device '{run.device}'")
+        handle = self._variants[replica.deployment].options(session_id=replica.uid)
+        expected_s = self._machine.times.expect(run.unit, replica.pool, len(run.requests))
+        left_s = run.requests[0].deadline - self._loop.time() - expected_s
+        call = asyncio.ensure_future(_result(handle.infer.remote(self._batch(run))))
+        done, _ = await asyncio.wait((call,), timeout=expected_s + max(OVERDUE_S, OVERDUE * left_s))
+        if not done:
+            logger.warning("router: batch overdue unit=%s device=%s expected_s=%.3f", run.unit, run.device, expected_s)
+            self._doubted.add(run.device)
+            self._replicas_changed()
+            try:
+                return await call  # too late for the machine, which has queued its requests again
+            finally:
+                self._doubted.discard(run.device)
+                self._replicas_changed()
+        return call.result()
+
+    def _batch(self, run: Run) -> NDArray[Any]:
+        """The inputs [request, ...]; zeros for a request whose client has gone this very moment."""
+        spec = self.house.manifests[run.requests[0].application].input
+        inputs = [self._inputs.get(request.id) for request in run.requests]
+        blank = np.zeros(spec.shape, DATATYPES[spec.datatype])
+        return np.stack([blank if x is None else x for x in inputs])
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 
@@ -210,7 +229,7 @@ class RouterDriver:
         """Tell the machine which devices hold which units now."""
         replicas = REGISTRY.all()
         self._replicas = {(r.device, r.unit): r for r in replicas}
-        pools = {r.device: r.pool for r in replicas}
+        pools = {r.device: r.pool for r in replicas if r.device not in self._doubted}
         for name in self._devices.keys() - pools.keys():
             del self._devices[name]
             self._handle(DeviceDown(name))
@@ -285,6 +304,11 @@ class RouterDriver:
                 ],
             },
         }
+
+
+async def _result(response: DeploymentResponse) -> NDArray[Any]:
+    scores, _ = await response
+    return np.asarray(scores)
 
 
 def _joined(names: Any) -> str:

@@ -1,4 +1,13 @@
-"""A toy model repository: samples of four numbers, of which the greatest of the first three is the class."""
+"""A toy model repository for all tests: samples of four numbers, the greatest of the first three being the class.
+
+Also sets the environment of local clusters before any test imports ray, which reads it only then.
+"""
+
+from cluster.edges import prepare_environment
+
+prepare_environment()
+
+# ruff: noqa: E402  # the environment comes first
 
 from collections.abc import Callable
 from dataclasses import dataclass

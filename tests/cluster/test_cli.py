@@ -1,0 +1,133 @@
+"""The `pliant` command on a small model repository: what it prints, writes and refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from cluster.cli import main
+
+CONFIG = """
+pools: {edge: {devices: 2, memory_mb: 600}}
+applications: {toy: {}}
+http: {port: 1}
+"""
+
+
+@pytest.fixture
+def config(toy: Callable[[], Any], tmp_path: Path) -> Path:
+    toy()
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def profiled(config: Path) -> Path:
+    result = pliant("profile", str(config))
+    assert result.exit_code == 0, result.output
+    return config
+
+
+def pliant(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.parametrize("command", ["demo", "up", "down", "status", "profile", "plan", "load", "report"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = pliant(command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+
+
+def test_profile_prints_the_ladder_and_writes_parquet(profiled: Path) -> None:
+    result = pliant("profile", str(profiled), "--application", "toy")
+    assert "good" in result.output
+    assert "100.0 %" in result.output
+    assert pq.read_table(profiled.parent / "profiles" / "latency.parquet").num_rows >= 2
+
+
+def test_plan_prints_a_certified_plan_and_draws(profiled: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "frontier.png"
+    result = pliant("plan", str(profiled), "-d", "toy=50", "--plot", str(picture))
+    assert result.exit_code == 0, result.output
+    assert "certified within 0.000 %" in result.output
+    assert picture.stat().st_size > 10_000
+
+
+def test_plan_as_json_carries_the_whole_demand(profiled: Path) -> None:
+    result = pliant("plan", str(profiled), "-d", "toy=50", "--json")
+    plan = json.loads(result.output)
+    assert sum(flow["rate_rps"] for flow in plan["flows"]) == pytest.approx(50)
+    assert plan["gap"] <= 1e-3
+    assert plan["accuracy"]["toy"] == pytest.approx(1.0)
+
+
+def test_a_demand_beyond_the_cluster_says_what_is_possible(profiled: Path) -> None:
+    result = pliant("plan", str(profiled), "-d", "toy=1e9")
+    assert "possible within 100 ms: add devices" in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("-d", "tony=5"), "unknown application 'tony'; known are toy"),
+        (("-d", "toy=many"), "write it as toy=50"),
+        (("-d", "toy=-1"), "0 or more"),
+        ((), "--demand is missing"),
+    ],
+)
+def test_a_wrong_demand_is_refused(profiled: Path, arguments: tuple[str, ...], says: str) -> None:
+    result = pliant("plan", str(profiled), *arguments)
+    assert result.exit_code == 1
+    assert says in result.output
+
+
+def test_planning_without_profiles_says_what_to_run(config: Path) -> None:
+    result = pliant("plan", str(config), "-d", "toy=5")
+    assert result.exit_code == 1
+    assert "pliant profile" in result.output
+
+
+def test_a_model_that_changed_since_its_profile_is_refused(profiled: Path) -> None:
+    model = profiled.parent / "models" / "toy" / "good" / "model.onnx"
+    model.write_bytes(model.read_bytes() + b"\0")
+    result = pliant("plan", str(profiled), "-d", "toy=5")
+    assert result.exit_code == 1
+    assert "good" in result.output
+    assert "pliant profile" in result.output
+
+
+def test_a_missing_model_file_is_refused(profiled: Path) -> None:
+    (profiled.parent / "models" / "toy" / "good" / "model.onnx").unlink()
+    result = pliant("plan", str(profiled), "-d", "toy=5")
+    assert result.exit_code == 1
+    assert "model.onnx" in result.output
+
+
+def test_an_slo_that_no_pool_can_meet_is_refused(profiled: Path) -> None:
+    profiled.write_text(CONFIG.replace("toy: {}", "toy: {slo_s: 0.000001}"))
+    result = pliant("plan", str(profiled), "-d", "toy=5")
+    assert result.exit_code == 1
+    assert "no pool can answer within" in result.output
+
+
+def test_unknown_names_are_refused_with_the_known_ones(profiled: Path) -> None:
+    profiled.write_text(CONFIG.replace("toy: {}", "troy: {}"))
+    assert "it has toy" in pliant("plan", str(profiled), "-d", "troy=5").output
+    profiled.write_text(CONFIG.replace("toy: {}", "toy: {variants: [god]}"))
+    assert "unknown variant 'god'; profiled: lazy, good" in pliant("plan", str(profiled), "-d", "toy=5").output
+    profiled.write_text(CONFIG.replace("edge:", "ledge:"))
+    assert "is not profiled on it" in pliant("plan", str(profiled), "-d", "toy=5").output
+    assert "unknown pool 'edge'" in pliant("profile", str(profiled), "--pool", "edge").output
+
+
+def test_a_cluster_that_is_not_up_is_said_to_be_down(profiled: Path) -> None:
+    result = pliant("status", str(profiled))
+    assert result.exit_code == 1
+    assert "does not answer" in result.output
+    assert "no cluster 'nobody' runs" in pliant("down", "nobody").output

@@ -1,0 +1,107 @@
+"""The configuration is checked once: what is wrong is named, with its value and a remedy."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments.config import (
+    ApplicationConfig,
+    ClusterConfig,
+    ConfigError,
+    Emulation,
+    PoolConfig,
+    load_config,
+    load_manifest,
+)
+
+GOOD = "pools: {edge: {devices: 2}}\napplications: {toy: {slo_s: 0.1}}\n"
+
+
+def written(directory: Path, text: str, name: str = "cluster.yaml") -> Path:
+    path = directory / name
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, GOOD + "models: here\n"))
+    assert config.models == str(tmp_path / "here")
+    assert config.pools["edge"].devices == 2
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    config = ClusterConfig(
+        pools={"edge": PoolConfig(emulated=Emulation(3.0, 0.01))},
+        applications={"toy": ApplicationConfig(0.1, variants=("a", "b"))},
+        models=str(tmp_path / "m"),
+        profiles=str(tmp_path / "p"),
+    )
+    assert load_config(written(tmp_path, yaml.safe_dump(asdict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("pools: {edge: {device: 2}}\napplications: {toy: {}}", "unknown key 'device'; did you mean 'devices'?"),
+        ("pools: {edge: {}}\napplications: {toy: {slo: 1}}", "did you mean 'slo_s'?"),
+        ("pool: {edge: {}}\napplications: {toy: {}}", "did you mean 'pools'?"),
+        ("applications: {toy: {}}", "'pools' is missing"),
+        ("pools: {}\napplications: {toy: {}}", "at least one pool"),
+        ("pools: {edge: {devices: two}}\napplications: {toy: {}}", "expected int, got 'two'"),
+        ("pools: {edge: {devices: true}}\napplications: {toy: {}}", "expected int, got True"),
+        ("pools: {edge: {devices: 0}}\napplications: {toy: {}}", "at least one"),
+        ("pools: {edge: {reserved: .nan}}\napplications: {toy: {}}", "not a finite number"),
+        ("pools: {edge: {emulated: {slowdown: 0.5}}}\napplications: {toy: {}}", "cannot be below 1"),
+        ("pools: {edge: {}}\napplications: {toy: {floor: 90}}", "so write 0.9 for 90 %"),
+        ("pools: {edge: {}}\napplications: {toy: {slo_s: -1}}", "must be positive"),
+        ("pools: {edge: {}}\napplications: {toy: {}}\nplanner: {policy: bets}", "known are pliant, best, cheapest"),
+        ("pools: {edge: {}}\napplications: {toy: {}}\nhttp: {port: 0}", "1 to 65535"),
+        ("pools: [edge]\napplications: {toy: {}}", "expected keys and values"),
+        ("pools: {edge: {}\n", "not valid YAML"),
+        ("just text", "expected keys and values"),
+    ],
+)
+def test_a_wrong_configuration_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(written(tmp_path, text))
+    assert says in str(raised.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+MANIFEST = {
+    "input": {"name": "input", "shape": [4]},
+    "output": {"name": "scores", "shape": [2]},
+    "classes": ["no", "yes"],
+    "slo_s": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"classes": ["only"]}, "at least two"),
+        ({"classes": ["a", "b", "c"]}, "does not fit 3 classes"),
+        ({"slo_s": 0}, "must be positive"),
+        ({"input": {"name": "input", "shape": [4], "datatype": "FLOAT"}}, "is none of BOOL"),
+        ({"input": {"name": "input", "shape": [-1]}}, "must be fixed"),
+        ({"inputs": 3}, "did you mean 'input'?"),
+    ],
+)
+def test_a_wrong_manifest_says_what_is_wrong(tmp_path: Path, change: dict[str, object], says: str) -> None:
+    written(tmp_path, yaml.safe_dump(MANIFEST | change), "application.yaml")
+    with pytest.raises(ConfigError) as raised:
+        load_manifest(tmp_path)
+    assert says in str(raised.value)
+
+
+def test_an_application_is_named_after_its_directory(tmp_path: Path) -> None:
+    written(tmp_path, yaml.safe_dump(MANIFEST | {"classes": [0, 1]}), "application.yaml")
+    manifest = load_manifest(tmp_path)
+    assert manifest.name == tmp_path.name
+    assert manifest.classes == ("0", "1")
