@@ -11,7 +11,8 @@ import httpx
 from rich.console import Console
 
 from cluster.workload import SHAPES
-from deployments.config import POLICIES, ConfigError
+from deployments.config import ConfigError
+from planner.plans import POLICIES
 
 # Piped output has no width of its own, and tables need some.
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -26,7 +27,7 @@ def known_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            console.print("[yellow]interrupted; everything that was started has been stopped")
+            console.print("[yellow]interrupted; what this command started has been stopped")
             sys.exit(130)
         except httpx.HTTPError as error:
             raise click.ClickException(f"the cluster does not answer: {error}; is it up? see `pliant up`") from error
@@ -54,7 +55,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="pliant-report", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="pliant-report",
+    show_default=True,
+    help="directory for the picture, the outcomes and the configuration",
+)
 @click.option("--seconds", type=click.FloatRange(8), default=32.0, show_default=True, help="length of the trace")
 @click.option("--seed", type=int, default=1, show_default=True, help="of the trace's arrivals and samples")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP port on 127.0.0.1")
@@ -69,7 +76,7 @@ def demo(out: Path, seconds: float, seed: int, port: int, policies: tuple[str, .
     Plays the same labelled trace (calm, ramp, plateau, burst, calm) three times over real HTTP: with Pliant, with
     always the best variant, and with always the cheapest. Ctrl-C stops everything.
     """
-    from cluster.demo import Options, run_demo  # imports ray
+    from cluster.demo import Options, run_demo
 
     run_demo(Options(out, seconds, seed, port, policies or POLICIES, fresh), console)
 
@@ -84,14 +91,15 @@ def up(config: Path, foreground: bool) -> None:
     For a cluster of several machines start Ray with `ray up` or `ray start` and deploy with `serve deploy`
     (docs/operations.md).
     """
-    from cluster import launcher, supervisor  # imports ray
+    from cluster import launcher, supervisor
     from deployments.catalogue import load_house
     from deployments.config import load_config
 
     loaded = load_config(config)
     load_house(loaded)  # what is wrong with it shows here, not in a log
+    answers = f"[green]up[/]: {launcher.base_url(loaded)}/v2   status: pliant status {config}"
     if foreground:
-        supervisor.supervise(config)
+        supervisor.supervise(config, lambda: console.print(f"{answers}   Ctrl-C ends it"))
         return
     with console.status(f"starting cluster '{loaded.name}' (log: {supervisor.log_path(loaded.name)})"):
         supervisor.start(config)
@@ -101,16 +109,19 @@ def up(config: Path, foreground: bool) -> None:
         except BaseException:
             supervisor.stop(loaded.name)
             raise
-    console.print(f"[green]up[/]: {launcher.base_url(loaded)}/v2   status: pliant status {config}")
+    console.print(answers)
 
 
 @main.command()
 @click.argument("name", default="pliant")
 @known_errors
 def down(name: str) -> None:
-    """Stop the local cluster NAME (the `name` of its configuration) and everything it started."""
+    """Stop the local cluster NAME, or that of the configuration file NAME, and everything it started."""
     from cluster import supervisor
+    from deployments.config import load_config
 
+    if Path(name).is_file():
+        name = load_config(name).name
     if not supervisor.stop(name):
         raise click.ClickException(f"no cluster '{name}' runs; running: {', '.join(supervisor.names()) or 'none'}")
     console.print(f"cluster '{name}' is down")
@@ -165,7 +176,13 @@ def profile(config: Path, applications: tuple[str, ...], pools: tuple[str, ...])
 @main.command()
 @CONFIG
 @click.option("-d", "--demand", "demand", multiple=True, metavar="APP=RPS", help="requests/s; repeat per application")
-@click.option("--policy", type=click.Choice(POLICIES), default="pliant", show_default=True)
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="pliant",
+    show_default=True,
+    help="best and cheapest plan with one variant per application",
+)
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="draw accuracy against demand (PNG)")
 @click.option("--json", "as_json", is_flag=True, help="print the plan as JSON")
 @known_errors
@@ -197,11 +214,23 @@ def plan(config: Path, demand: tuple[str, ...], policy: str, plot: Path | None, 
 @main.command()
 @CONFIG
 @click.option("-r", "--rate", "rate", multiple=True, metavar="APP=RPS", help="peak requests/s; repeat per application")
-@click.option("--shape", type=click.Choice(list(SHAPES)), default="constant", show_default=True)
-@click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True)
+@click.option(
+    "--shape",
+    type=click.Choice(list(SHAPES)),
+    default="constant",
+    show_default=True,
+    help="of the rate over time; calm parts have a fifth of the peak",
+)
+@click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True, help="length of the load")
 @click.option("--cv", type=click.FloatRange(0.1), default=1.0, show_default=True, help="of the gaps; 1 is Poisson")
-@click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="outcomes.parquet", show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="of arrivals and samples")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="outcomes.parquet",
+    show_default=True,
+    help="every request's outcome",
+)
 @known_errors
 def load(config: Path, rate: tuple[str, ...], shape: str, seconds: float, cv: float, seed: int, out: Path) -> None:
     """Play an open-loop labelled load against a running cluster and record every outcome.
@@ -254,8 +283,10 @@ def _pairs(values: Sequence[str], known: list[str], option: str) -> dict[str, fl
             raise ConfigError(f"{option} {value}: write it as {name}=50, in requests/s") from None
         if not 0 <= pairs[name] < float("inf"):
             raise ConfigError(f"{option} {value}: the rate must be 0 or more, and finite")
-    if not pairs:
-        raise ConfigError(f"{option} is missing: write {option} {known[0]}=50, once for each application with load")
+    if not any(pairs.values()):
+        raise ConfigError(
+            f"{option} is missing or 0: write {option} {known[0]}=50, once for each application with load"
+        )
     return pairs
 
 

@@ -28,6 +28,7 @@ from deployments.config import (
     RouterConfig,
     load_config,
 )
+from planner.plans import POLICIES
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo, default_cache
@@ -43,7 +44,6 @@ POOLS = {
 SLO_S = {"digits": 0.4, "activity": 0.5}
 RATES_RPS = (8.0, 35.0, 55.0)  # of each application: calm, plateau, burst
 EFFORT = Effort(budget_s=0.1, min_runs=3, hopeless=1.2)  # an emulated device takes nearly the same time every time
-POLICIES = ("pliant", "best", "cheapest")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class EdgeCluster:
 
     def start(self) -> None:
         """Start the head and one node per device."""
-        prepare_environment({"RAY_TMPDIR": self._directory})
+        prepare_environment()
+        os.environ["RAY_TMPDIR"] = self._directory  # of this cluster and of no other in this process
         Path(self._directory, "ray").mkdir(exist_ok=True)  # Ray notes the cluster's address there, and expects it
         from ray.cluster_utils import Cluster  # ray reads its environment when it is imported
 

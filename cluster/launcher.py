@@ -26,7 +26,10 @@ def check_port(config: ClusterConfig) -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            raise ConfigError(f"http: {address[0]}:{address[1]} cannot be listened on: {error.strerror}") from error
+            raise ConfigError(
+                f"http: {address[0]}:{address[1]} cannot be listened on: {error.strerror}; choose another port "
+                "(`http.port` of the configuration, `--port` of the demo)"
+            ) from error
 
 
 def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:

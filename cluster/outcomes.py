@@ -1,4 +1,4 @@
-"""What became of each request, as one value and as columns; the simulator and the load generator write the same."""
+"""What became of each request, as one value and as columns."""
 
 import dataclasses
 import math

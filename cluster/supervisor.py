@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,7 +15,7 @@ import psutil
 
 from cluster import launcher
 from cluster.edges import EdgeCluster, prepare_environment
-from deployments.config import ConfigError, load_config
+from deployments.config import ClusterConfig, ConfigError, load_config
 from profiling.zoo import default_cache
 
 
@@ -65,6 +66,14 @@ def log_path(name: str) -> Path:
     return state_directory() / f"{name}.log"
 
 
+def check_free(config: ClusterConfig) -> None:
+    """Refuse to start a cluster whose name or port is taken; ConfigError."""
+    found = find(config.name)
+    if found is not None:
+        raise ConfigError(f"cluster '{config.name}' runs already (pid {found.pid}): run `pliant down {config.name}`")
+    launcher.check_port(config)
+
+
 def start(config_path: Path, timeout_s: float = 90.0) -> Running:
     """Start the background process and wait until it has deployed.
 
@@ -73,10 +82,7 @@ def start(config_path: Path, timeout_s: float = 90.0) -> Running:
         LaunchError: it ended, or did not deploy in time; the message has the end of its log.
     """
     config = load_config(config_path)
-    found = find(config.name)
-    if found is not None:
-        raise ConfigError(f"cluster '{config.name}' runs already (pid {found.pid}): run `pliant down {config.name}`")
-    launcher.check_port(config)
+    check_free(config)
     log = log_path(config.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
@@ -119,18 +125,21 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def supervise(config_path: Path) -> None:
-    """Hold the cluster until SIGTERM or SIGINT; its processes end with this one."""
+def supervise(config_path: Path, deployed: Callable[[], None] = lambda: None) -> None:
+    """Hold the cluster until SIGTERM or SIGINT; its processes end with this one. `deployed` is called when it is up."""
     signal.signal(signal.SIGTERM, _end)
     prepare_environment()
     config = load_config(config_path)
+    check_free(config)
     note = state_directory() / f"{config.name}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
     try:
         with EdgeCluster(config) as edges:
             launcher.deploy(config_path, config, edges.address)
             me = psutil.Process()
             running = Running(config.name, os.getpid(), me.create_time(), str(config_path), edges.address)
             note.write_text(json.dumps(asdict(running)))
+            deployed()
             while True:
                 time.sleep(3600)
     finally:

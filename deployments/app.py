@@ -16,6 +16,7 @@ from deployments.profiles import model_path
 from deployments.registry import POOL_LABEL, deployment_name
 from deployments.variant import Variant
 
+MOST_DEVICES = 10_000  # of a pool: nodes may join beyond those configured, and the planner counts what is there
 HEAD = {"node:__internal_head__": 0.001}  # Ray gives every head node this resource
 
 
@@ -61,7 +62,7 @@ def _variant(house: House, unit: str, pool_name: str) -> Application:
         autoscaling_config=AutoscalingConfig(
             min_replicas=0,
             initial_replicas=0,
-            max_replicas=pool.devices,
+            max_replicas=MOST_DEVICES,
             upscale_delay_s=0,
             downscale_delay_s=0,
             downscale_to_zero_delay_s=0,

@@ -17,7 +17,7 @@ from planner.program import unservable
 from planner.router import Limits
 from planner.variants import Application, Pool
 
-KAPPA = 5.0  # weight of the class-wise estimate against the neighbours' own correctness (weight 1 in all)
+KAPPA = 2.0  # weight of the class-wise estimate against the neighbours' own correctness (weight 1 in all)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Unknown keys are refused with the nearest known one. Defaults stand here and now
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from planner.plans import POLICIES
 
 T = TypeVar("T")
 
@@ -197,11 +200,15 @@ def _fraction(value: float | None, where: str) -> None:
     raise ConfigError(f"{where} is {value:g}; it is a fraction{remedy}")
 
 
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,48}[A-Za-z0-9])?")  # of a pool: it becomes a Ray node label
+
+
 def check(config: ClusterConfig) -> ClusterConfig:
     """Refuse values that no cluster can have; returns `config`."""
     _require(bool(config.pools), "pools: at least one pool of devices is needed")
     _require(bool(config.applications), "applications: at least one application is needed")
     for name, pool in config.pools.items():
+        _require(bool(NAME.fullmatch(name)), f"pool '{name}': a name has only letters, digits, '-', '_' and '.'")
         _require(pool.devices >= 1, f"pool '{name}': devices is {pool.devices}; a pool has at least one")
         _require(pool.memory_mb >= 1, f"pool '{name}': memory_mb is {pool.memory_mb}; it must be positive")
         _require(pool.cores >= 1, f"pool '{name}': cores is {pool.cores}; a device has at least one")
@@ -219,12 +226,21 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(0 < planner.utilisation <= 1, f"planner: utilisation is {planner.utilisation:g}; it is in (0, 1]")
     _require(planner.period_s > 0, f"planner: period_s is {planner.period_s:g}; it must be positive")
     _require(planner.time_limit_s > 0, f"planner: time_limit_s is {planner.time_limit_s:g}; it must be positive")
+    _require(planner.overhead_s >= 0, f"planner: overhead_s is {planner.overhead_s:g}; it cannot be negative")
+    _require(planner.band > 0, f"planner: band is {planner.band:g}; it must be positive, such as 0.25")
+    _require(planner.min_demand_rps > 0, f"planner: min_demand_rps is {planner.min_demand_rps:g}; it must be positive")
+    _require(planner.patience_s >= 0, f"planner: patience_s is {planner.patience_s:g}; it cannot be negative")
+    _require(planner.start_timeout_s > 0, f"planner: start_timeout_s is {planner.start_timeout_s:g}; must be positive")
     _require(planner.starts >= 1, f"planner: starts is {planner.starts}; at least one copy must be able to start")
+    router = config.router
+    _require(router.margin_s >= 0, f"router: margin_s is {router.margin_s:g}; it cannot be negative")
+    _require(router.max_queued >= 1, f"router: max_queued is {router.max_queued}; at least one request must fit")
+    _require(router.max_body_mb > 0, f"router: max_body_mb is {router.max_body_mb:g}; it must be positive")
+    _require(router.max_request_batch >= 1, f"router: max_request_batch is {router.max_request_batch}; at least 1")
+    _require(router.retries >= 0, f"router: retries is {router.retries}; it cannot be negative")
+    _fraction(router.patience, "router: patience")
     _require(0 < config.http.port < 65536, f"http: port is {config.http.port}; it is 1 to 65535")
     return config
-
-
-POLICIES = ("pliant", "best", "cheapest")
 
 
 def load_config(path: str | Path) -> ClusterConfig:

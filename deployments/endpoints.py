@@ -11,9 +11,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from deployments.codec import check_length, decode_request, encode_response
-from deployments.config import POLICIES, ClusterConfig, Manifest
+from deployments.config import ClusterConfig, Manifest
 from deployments.protocol import BadJson, Unavailable, UnknownApplication, WireError, model_metadata, server_metadata
 from deployments.router import RouterDriver
+from planner.plans import POLICIES
 
 CLIENT_GONE = 499  # nginx's code: nobody reads it, but access logs count it
 

@@ -21,6 +21,7 @@ from planner.profiles import LatencyCurve
 from planner.variants import Option, Unit, plain_option
 
 VERSION = 1
+REPLICA_START_S = 2.0  # until a new replica is known to routers: 1.5 s on an idle machine, 3 to 5 s on a busy one
 
 
 class ProfileError(ValueError):
@@ -84,7 +85,8 @@ class VariantProfile:
     @property
     def unit(self) -> Unit:
         """The planner's word for this variant as something that is loaded."""
-        return Unit(f"{self.application}/{self.variant}", self.application, self.memory_bytes, self.load_s)
+        load_s = REPLICA_START_S + self.load_s
+        return Unit(f"{self.application}/{self.variant}", self.application, self.memory_bytes, load_s)
 
     @property
     def option(self) -> Option:

@@ -122,15 +122,6 @@ class ImpossibleBound(WireError):  # noqa: N818  # as BadRequest
 
     status = 422
 
-    @classmethod
-    def beyond(cls, application: str, parameter: str, value: float, possible: float) -> "ImpossibleBound":
-        """The error for a bound that no variant here meets; `possible` is the nearest value that one does."""
-        side = "at least" if parameter == "deadline_ms" else "at most"
-        return cls(
-            f"application '{application}': {parameter} is {value:g}; {side} {possible:g} is possible here, "
-            f"so write {possible:g} or leave it out"
-        )
-
 
 class Unavailable(WireError):  # noqa: N818  # as BadRequest
     """Nothing that could answer is up now."""

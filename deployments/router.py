@@ -58,6 +58,8 @@ ERRORS: Mapping[str, type[WireError]] = {
     "failed": ReplicaFailed,
 }
 
+RETRY_AFTER_S = {"overload": 1.0, "unavailable": 2.0}  # told to the client
+
 logger = logging.getLogger("ray.serve")
 
 
@@ -154,7 +156,9 @@ class RouterDriver:
                 case Answer(request):
                     self._settle(request, action)
                 case Reject(request, kind, reason):
-                    self._settle(request, ERRORS[kind](f"application '{request.application}': {reason}"))
+                    self._settle(
+                        request, ERRORS[kind](f"application '{request.application}': {reason}", RETRY_AFTER_S.get(kind))
+                    )
                 case WakeAt(instant):
                     self._wake_at(instant)
 

@@ -59,11 +59,12 @@ class Estimator:
         peek: KnnPeek | None = None,
         projection: Projection | None = None,
         kappa: float = float("inf"),
+        evidence: float = EVIDENCE,  # pseudo-counts that the neighbours' votes weigh together
     ) -> None:
         self._recalls = np.array(recalls, dtype=np.float64)
         self._mix = posterior_mean(mix, np.zeros(len(mix)))
         self._check()
-        self._peek, self._projection, self._kappa = peek, projection, kappa
+        self._peek, self._projection, self._kappa, self._evidence = peek, projection, kappa, evidence
         self._profiled = data_aware_accuracy(self._mix, self._recalls)  # [option]
         self._prior = self._mix.copy()
 
@@ -100,7 +101,7 @@ class Estimator:
         if self._peek is None or self._projection is None:
             return np.tile(self._profiled, (len(np.asarray(inputs)), 1))
         near = self._peek.neighbours(self._projection.features(inputs))
-        theta = posterior_mean(PRIOR_SIZE * self._prior, self._peek.evidence(near, EVIDENCE))
+        theta = posterior_mean(PRIOR_SIZE * self._prior, self._peek.evidence(near, self._evidence))
         aware = data_aware_accuracy(theta, self._recalls)
         weight = near.weight.sum(axis=1, keepdims=True)
         return local_accuracy(aware, self._peek.correctness(near), weight, self._kappa)

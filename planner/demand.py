@@ -5,7 +5,6 @@ from math import exp, inf, sqrt
 SLOW_S = 10.0  # time constant of the mean that a plan counts on
 FAST_S = 0.4  # time constant of the mean that sees a burst: a doubling shows within a second
 BURST_SIGMAS = 3.0  # Poisson deviations of the fast mean that are no burst yet
-BAND = 0.2  # a plan covers demand up to this fraction above and below what it was made for
 
 
 class Demand:
@@ -53,6 +52,6 @@ class Demand:
         return BURST_SIGMAS * sqrt(max(self._slow or 0.0, 1 / window_s) / window_s)
 
 
-def outside(rate_rps: float, planned_rps: float, band: float = BAND) -> bool:
+def outside(rate_rps: float, planned_rps: float, band: float) -> bool:
     """Whether demand has left the band that a plan was made for, so that a new one is due at once."""
     return abs(rate_rps - planned_rps) > band * planned_rps

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from planner.profiles import LatencyCurve
 from planner.variants import Application, Option, Pool, Unit
 
+POLICIES = ("pliant", "best", "cheapest")  # all options, or one per application: `planner.program.restrict`
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from planner.linear import Linear, Solution
 from planner.offers import Offer, check, mean_accuracy, offers, servable, shares, why_unservable
-from planner.plans import Flow, Plan, Problem
+from planner.plans import POLICIES, Flow, Plan, Problem
 from planner.variants import Option, Pool, Unit
 
 SHORTFALL_PRICE = 1000.0  # W: accuracy that one unserved request costs, so that serving always wins
@@ -93,7 +93,7 @@ def restrict(problem: Problem, policy: str) -> Problem:
     "best" keeps the most accurate (Clipper's high-accuracy form), "cheapest" the one of least device time (its
     high-throughput form), "pliant" everything. ValueError for any other policy.
     """
-    if policy not in ("best", "cheapest", "pliant"):
+    if policy not in POLICIES:
         raise ValueError(f"unknown policy '{policy}'; known: best, cheapest, pliant")
     if policy == "pliant":
         return problem

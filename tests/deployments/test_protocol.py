@@ -307,9 +307,6 @@ def test_errors_name_the_nearest_possible_thing() -> None:
     unknown = UnknownApplication.named("animal", ["animals", "digits"])
     assert (unknown.status, str(unknown)) == (404, "unknown application 'animal'; did you mean 'animals'?")
     assert str(UnknownApplication.named("x", ["b", "a"])) == "unknown application 'x'; known are a, b"
-    bound = ImpossibleBound.beyond("animals", "min_accuracy", 0.99, 0.93)
-    assert (bound.status, "min_accuracy is 0.99; at most 0.93 is possible" in str(bound)) == (422, True)
-    assert "at least 12 is possible" in str(ImpossibleBound.beyond("animals", "deadline_ms", 3, 12))
 
 
 def test_each_culprit_has_its_status_and_crosses_processes() -> None:

@@ -56,8 +56,8 @@ def test_outside_means_beyond_the_band_either_way() -> None:
     assert not outside(119.0, 100.0, 0.2)
     assert outside(121.0, 100.0, 0.2)
     assert outside(79.0, 100.0, 0.2)
-    assert outside(0.1, 0.0)
-    assert not outside(0.0, 0.0)
+    assert outside(0.1, 0.0, 0.2)
+    assert not outside(0.0, 0.0, 0.2)
 
 
 @pytest.mark.parametrize(("count", "interval_s"), [(-1, 1.0), (1, 0.0), (1, float("nan")), (1, float("inf"))])
