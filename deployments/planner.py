@@ -115,9 +115,13 @@ class Planner:
 
     async def _solve(self, task: Solve) -> None:
         self._why = task.why
-        plan, surge = await asyncio.to_thread(
-            solve_with_surge, task.problem, task.devices, task.loaded, self._time_limit_s
-        )
+        try:
+            plan, surge = await asyncio.to_thread(
+                solve_with_surge, task.problem, task.devices, task.loaded, self._time_limit_s
+            )
+        except Exception:  # the plan in force goes on, and the controller asks again
+            logger.exception("planner: solving failed why=%r", task.why)
+            return
         logger.info(
             "planner: solved why=%r status=%s gap=%.4f solve_s=%.3f shortfall_rps=%s",
             task.why,

@@ -1,5 +1,6 @@
 """How long a batch takes in service, how large it may be, and until when it may wait to grow."""
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
 
@@ -17,14 +18,14 @@ class ServiceTimes:
     """
 
     def __init__(self, curves: Mapping[tuple[str, str], LatencyCurve], overhead_s: float) -> None:
-        self._curves = curves
+        self._tables = {key: latency_table(curve) for key, curve in curves.items()}
         self._default_s = overhead_s
         self._excess: dict[str, deque[float]] = {}
         self._overhead_s: dict[str, float] = {}
 
-    def curve(self, unit: str, pool: str) -> LatencyCurve | None:
-        """The profiled curve, None where the unit is not offered on the pool."""
-        return self._curves.get((unit, pool))
+    def table(self, unit: str, pool: str) -> tuple[float, ...] | None:
+        """Profiled seconds by batch size (`latency_table`); None where the unit is not offered on the pool."""
+        return self._tables.get((unit, pool))
 
     def overhead_s(self, pool: str) -> float:
         """What to add to a profiled latency on this pool, in seconds."""
@@ -32,30 +33,40 @@ class ServiceTimes:
 
     def expect(self, unit: str, pool: str, batch: int) -> float:
         """Seconds that a batch of `batch` requests will take from sending to answer (95th percentile)."""
-        return self._curves[unit, pool].at(batch) + self.overhead_s(pool)
+        return self._tables[unit, pool][batch] + self.overhead_s(pool)
 
     def observe(self, unit: str, pool: str, batch: int, seconds: float) -> None:
         """A batch took `seconds` from sending to answer."""
         seen = self._excess.setdefault(pool, deque(maxlen=WINDOW))
-        seen.append(seconds - self._curves[unit, pool].at(batch))
+        seen.append(seconds - self._tables[unit, pool][batch])
         if len(seen) >= ENOUGH:
             ordered = sorted(seen)
             self._overhead_s[pool] = max(0.0, ordered[int(0.95 * (len(ordered) - 1))])
 
 
-def largest_batch(curve: LatencyCurve, overhead_s: float, seconds: float, waiting: int) -> int:
-    """The largest batch out of `waiting` requests that ends within `seconds`; 0 if none does."""
-    return min(waiting, curve.largest_within(seconds - overhead_s))
+def latency_table(curve: LatencyCurve) -> tuple[float, ...]:
+    """Seconds by batch size, 0 for none: index 0 to the largest profiled batch, non-decreasing."""
+    return (0.0, *(curve.at(size) for size in range(1, curve.max_batch + 1)))
+
+
+def largest_batch(table: tuple[float, ...], seconds: float) -> int:
+    """The largest batch whose profiled latency is at most `seconds`; 0 if not even one request fits."""
+    return max(0, bisect_right(table, seconds) - 1)
+
+
+def planned_size(table: tuple[float, ...], slo_s: float, overhead_s: float) -> int:
+    """The batch that a plan counts on (`planner.profiles.planned_batch`), at least one."""
+    return max(1, largest_batch(table, (slo_s - overhead_s) / 2))
 
 
 def start_by(
-    curve: LatencyCurve, overhead_s: float, batch: int, arrived: float, deadline: float, patience: float
+    table: tuple[float, ...], overhead_s: float, batch: int, arrived: float, deadline: float, patience: float
 ) -> float:
     """The instant until which a batch may wait for one request more (Symphony's deferred batch, Proteus §5).
 
     Beyond `deadline − latency(batch + 1)` waiting cannot make the batch larger. `patience`, a fraction of the most
     urgent request's time, bounds the wait: the last instant leaves no room for a late start.
     """
-    if batch >= curve.max_batch:
+    if batch + 1 >= len(table):
         return arrived
-    return min(deadline - overhead_s - curve.at(batch + 1), arrived + patience * (deadline - arrived))
+    return min(deadline - overhead_s - table[batch + 1], arrived + patience * (deadline - arrived))

@@ -14,6 +14,7 @@ from planner.variants import Device
 WORTH = 0.01  # mean accuracy by which a plan must be better to be worth loading anything
 SETTLE_S = 1.0  # least time between two plans for a demand that moves
 NOISE_RPS = 3.0  # a change of demand below this is no reason to plan anew
+GIVEN_UP_S = 60.0  # how long a solution is waited for before another is asked for: the solver may have died
 FAILED_FOR_S = 120.0  # how long a unit that did not come up on a pool is not tried there again
 
 
@@ -116,8 +117,9 @@ class Controller:
         self._wanted: Counts = {}
         self._asked: Counts | None = None
         self._wanted_since = 0.0
-        self._starting: dict[tuple[str, str], float] = {}  # (pool, unit) -> since when a copy is asked for in vain
+        self._starting: dict[tuple[str, str], tuple[int, float]] = {}  # copies up, and since when one more is awaited
         self.failed: dict[tuple[str, str], float] = {}  # (pool, unit) -> when it may be tried again
+        self._barred: frozenset[tuple[str, str]] = frozenset()  # what the present placement had to do without
         self.plan: Plan | None = None
         self.replans = 0
 
@@ -160,7 +162,8 @@ class Controller:
 
     def _replan(self, now: float) -> list[ControllerAction]:
         why = self._reason(now)
-        if not why or self._problem is not None or not self._devices:
+        solving = self._problem is not None and now - self._solved_at < GIVEN_UP_S
+        if not why or solving or not self._devices:
             return []
         self._pending, self._solved_at = "", now
         self._problem = self.problem()
@@ -221,9 +224,8 @@ class Controller:
             return [Publish(kept)]
         allowed = {unit.name for unit in problem.units}  # a fixed policy keeps nothing else resident either
         barred = {(pool, unit) for pool in self._catalogue.pools for unit in self._catalogue.units.keys() - allowed}
-        placed = with_standby(
-            self._catalogue, plan, surge, self._devices, self._loaded, barred | self.failed.keys()
-        )
+        placed = with_standby(self._catalogue, plan, surge, self._devices, self._loaded, barred | self.failed.keys())
+        self._barred = frozenset(self.failed)
         wanted = counts(self._devices, placed)
         if wanted != self._wanted:
             self._wanted, self._wanted_since = wanted, now
@@ -239,7 +241,9 @@ class Controller:
         sizes = {pool.name: pool.devices for pool in problem.pools}
         if any(n > sizes[pool] for (pool, _), n in self._wanted.items()):
             return None
-        if any(key in self.failed for key in self._wanted):
+        if any(key in self.failed for key in self._wanted) or self._barred - self.failed.keys():
+            return None
+        if self.plan.assignment.keys() != {device.name for device in self._devices}:  # a new device must not stay empty
             return None
         kept = evaluate(problem, self._wanted)
         total = sum(plan.demand_rps.values())
@@ -254,8 +258,13 @@ class Controller:
         """A unit that did not come up in time on a pool is left out there for a while, and the plan made anew."""
         self.failed = {key: until for key, until in self.failed.items() if until > now}
         up, asked = self._up(), self._asked or {}
-        self._starting = {key: self._starting.get(key, now) for key, n in asked.items() if up.get(key, 0) < n}
-        for key, since in self._starting.items():
+        before, self._starting = self._starting, {}
+        for key, n in asked.items():
+            have = up.get(key, 0)
+            if have < n:  # one copy that has come up gives the next its time
+                had, since = before.get(key, (have, now))
+                self._starting[key] = (have, since if have <= had else now)
+        for key, (_, since) in self._starting.items():
             if now - since >= self._settings.start_timeout_s and key not in self.failed:
                 self.failed[key] = now + FAILED_FOR_S
                 self._pending = f"'{key[1]}' did not start on pool '{key[0]}'"

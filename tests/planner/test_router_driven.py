@@ -1,0 +1,195 @@
+"""The router under load and under whatever else happens, driven by a deterministic event loop."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.events import (
+    Arrived,
+    DeviceDown,
+    DeviceUp,
+    Failed,
+    PlanChanged,
+)
+from planner.plans import Plan
+from planner.variants import Device
+from tests.planner.driven import LIMITS, World, arrivals, cancelled, catalogue, request, world
+
+
+def plan(prices: dict[tuple[str, str], float]) -> Plan:
+    return Plan({}, (), {}, {}, {}, prices, 0.0, 0.0, 0.0, "optimal", 0.0)
+
+
+def scarce() -> World:
+    """Devices busy enough that batches wait to grow."""
+    w = world(replace(catalogue(), latency={("k/fast", "e"): catalogue().latency["k/fast", "e"]}))
+    w.up("d")
+    w.play(0.0)
+    w.router.prices.utilisation = 0.9
+    return w
+
+
+def test_when_devices_are_scarce_a_batch_waits_but_not_beyond_patience() -> None:
+    w = scarce()
+    w.tell(Arrived(request(1)))
+    w.play(1.0)
+    (started, run), *_ = w.runs
+    assert started == pytest.approx(LIMITS.patience * (0.2 - LIMITS.margin_s))
+    assert run.option == "k/fast"
+
+
+def test_when_devices_are_not_scarce_nothing_waits() -> None:
+    w = scarce()
+    w.router.prices.utilisation = 0.5
+    w.tell(Arrived(request(1)))
+    assert w.runs
+
+
+def test_a_batch_that_is_as_large_as_planned_does_not_wait() -> None:
+    w = scarce()
+    for i in range(8):
+        w.tell(Arrived(request(i)))
+    ((started, run),) = w.runs
+    assert (started, len(run.requests)) == (0.0, 8)
+
+
+def test_a_burst_beyond_capacity_keeps_batches_large() -> None:
+    """Twice what the device can do: about half is answered, in batches, not one by one at the last instant."""
+    w = world()
+    w.up("d")
+    count = arrivals(w, 666.0, 0.0, 4.0)
+    w.play()
+    assert len(w.answers) > 0.45 * count
+    assert w.late == 0
+    assert {reject.kind for _, reject in w.rejects} <= {"deadline", "overload"}
+
+
+@pytest.mark.parametrize("rate_rps", [20, 100, 250, 600])
+def test_with_enough_capacity_nobody_is_late_or_refused(rate_rps: int) -> None:
+    w = world()
+    w.up("a", "b", "c")
+    count = arrivals(w, rate_rps, 0.0, 5.0)
+    w.play()
+    assert (len(w.answers), w.late, w.rejects) == (count, 0, [])
+
+
+def test_accuracy_bends_under_load_and_comes_back() -> None:
+    w = world()
+    w.up("a", "b", "c")
+    n = arrivals(w, 50.0, 0.0, 6.0)
+    n += arrivals(w, 700.0, 6.0, 10.0, first=n)
+    arrivals(w, 50.0, 10.0, 20.0, first=n)
+    w.play()
+    assert (w.late, w.rejects) == (0, [])
+    assert w.mean_accuracy(0.0, 6.0) > 0.89
+    assert w.mean_accuracy(7.5, 10.0) < 0.75
+    assert w.mean_accuracy(14.0, 20.0) > 0.89
+
+
+def test_one_application_does_not_starve_another() -> None:
+    w = world(catalogue(("k", "l")))
+    w.up("a", "b")
+    n = arrivals(w, 1400.0, 0.0, 3.0)  # twice the capacity
+    arrivals(w, 40.0, 0.0, 3.0, "l", time_s=0.4, first=n)
+    w.play()
+    answered = sum(answer.request.application == "l" for _, answer in w.answers)
+    assert answered > 60
+
+
+def test_no_device_idles_while_requests_for_it_wait_behind_another_application() -> None:
+    w = world(catalogue(("k", "l")))
+    w.up("a", units={"k/fast"})
+    w.up("b", units={"l/fast"})
+    n = arrivals(w, 2000.0, 0.0, 0.2)
+    w.at(0.1, Arrived(request(n, 0.1, "l", time_s=2.0)))
+    w.play()
+    (run,) = [(at, run) for at, run in w.runs if run.device == "b"]
+    assert run[0] == pytest.approx(0.1)
+
+
+def test_whoever_waits_for_a_hung_device_is_served_by_another_in_time() -> None:
+    w = world()
+    w.took = lambda run, _: 60.0 if run.device == "hung" else 0.010 * len(run.requests)
+    w.up("hung", units={"k/slow"})
+    w.up("other", units={"k/fast"})
+    count = arrivals(w, 20.0, 0.0, 2.0)
+    w.play(3.0)
+    assert len(w.answers) == count - 1
+
+
+def test_a_plan_every_moment_does_not_make_prices_thrash() -> None:
+    """The same trace with one plan, and with that plan again four times a second."""
+    seen = []
+    for every_s in (100.0, 0.25):
+        w = world()
+        w.up("a", "b", "c")
+        for i in range(int(10 / every_s) + 1):
+            w.at(every_s * i, PlanChanged(plan({("e", "k/fast"): 15.0, ("e", "k/slow"): 15.0})))
+        arrivals(w, 150.0, 0.0, 10.0)
+        w.play()
+        assert w.late == 0
+        seen.append(w.mean_accuracy(2.0))
+    assert seen[0] == pytest.approx(seen[1], abs=0.005)
+
+
+instants = st.floats(0.0, 1.5).map(lambda t: round(t, 3))
+faults = st.tuples(instants, st.sampled_from(["down", "up", "plan", "lost", "cancel", "half"]), st.integers(0, 2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    asked=st.lists(
+        st.tuples(
+            instants,
+            st.sampled_from("kl"),
+            st.sampled_from([0.005, 0.03, 0.1, 0.2, 0.5]),
+            st.sampled_from([0.0, 0.0, 0.8, 0.95]),
+        ),
+        max_size=60,
+    ),
+    happenings=st.lists(faults, max_size=12),
+    slowness=st.sampled_from([0.5, 1.0, 1.7]),
+    spoilt=st.frozensets(st.integers(0, 59), max_size=3),
+    max_queued=st.sampled_from([3, 1000]),
+)
+def test_every_request_has_exactly_one_outcome(
+    asked: list[tuple[float, str, float, float]],
+    happenings: list[tuple[float, str, int]],
+    slowness: float,
+    spoilt: frozenset[int],
+    max_queued: int,
+) -> None:
+    """`World` checks besides: one batch a device, batches of one application within the profile, no idle wake-ups."""
+    table = catalogue(("k", "l"), pools=("e", "f"))
+    w = world(table, replace(LIMITS, max_queued=max_queued))
+    w.spoilt = spoilt
+    w.took = lambda run, _: slowness * table.latency[run.unit, w.devices[run.device].pool].at(len(run.requests))
+    w.up("d0", "d1")
+    w.up("d2", pool="f")
+    for number, (arrived, application, time_s, least) in enumerate(asked):
+        w.at(arrived, Arrived(request(number, arrived, application, time_s, least)))
+    gone = set()
+    for instant, what, which in happenings:
+        device = Device(f"d{which}", "f" if which == 2 else "e")
+        if what == "down":
+            w.at(instant, DeviceDown(device.name))
+        elif what in ("up", "half"):
+            w.at(instant, DeviceUp(device, frozenset(table.units if what == "up" else ["k/fast", "l/slow"])))
+        elif what == "plan":
+            w.at(instant, PlanChanged(plan({("e", "k/slow"): 5e5 * which})))
+        elif what == "lost":
+            w.play(instant - 1e-9)
+            if device.name in w.running:
+                w.at(instant, Failed(device.name, w.running[device.name].batch, "lost", lost=True))
+        elif asked and asked[which % len(asked)][0] < instant:
+            gone.add(which % len(asked))
+            w.at(instant, cancelled(which % len(asked), asked[which % len(asked)][1]))
+    w.play()
+    outcomes = w.outcomes
+    assert max(outcomes.values(), default=1) == 1
+    assert set(range(len(asked))) - gone <= outcomes.keys() <= set(range(len(asked)))
+    assert not any(w.router.queued.values())
+    for at, reject in w.rejects:
+        assert at <= max(reject.request.deadline, reject.request.arrived) + 1e-9 or reject.kind == "failed"
