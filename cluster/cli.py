@@ -16,7 +16,8 @@ from planner.plans import POLICIES
 
 # Piped output has no width of its own, and tables need some.
 console = Console(width=None if sys.stdout.isatty() else 150)
-CONFIG = click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+CONFIG = click.argument("config", type=FILE)
 
 
 def known_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -213,14 +214,16 @@ def plan(config: Path, demand: tuple[str, ...], policy: str, plot: Path | None, 
 
 @main.command()
 @CONFIG
-@click.option("-r", "--rate", "rate", multiple=True, metavar="APP=RPS", help="peak requests/s; repeat per application")
+@click.option("-r", "--rate", "rate", multiple=True, metavar="APP=RPS", help="requests/s; repeat per application")
 @click.option(
     "--shape",
     type=click.Choice(list(SHAPES)),
     default="constant",
     show_default=True,
-    help="of the rate over time; calm parts have a fifth of the peak",
+    help="of the rate over time, --rate being its peak; calm parts have a fifth of that",
 )
+@click.option("--trace", type=FILE, help="CSV or Parquet of timestamps, squeezed to --seconds with a mean of --rate")
+@click.option("--workload", type=FILE, help="play this recorded workload (`demo` leaves one) instead of --rate")
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True, help="length of the load")
 @click.option("--cv", type=click.FloatRange(0.1), default=1.0, show_default=True, help="of the gaps; 1 is Poisson")
 @click.option("--seed", type=int, default=1, show_default=True, help="of arrivals and samples")
@@ -232,19 +235,35 @@ def plan(config: Path, demand: tuple[str, ...], policy: str, plot: Path | None, 
     help="every request's outcome",
 )
 @known_errors
-def load(config: Path, rate: tuple[str, ...], shape: str, seconds: float, cv: float, seed: int, out: Path) -> None:
+def load(
+    config: Path,
+    rate: tuple[str, ...],
+    shape: str,
+    trace: Path | None,
+    workload: Path | None,
+    seconds: float,
+    cv: float,
+    seed: int,
+    out: Path,
+) -> None:
     """Play an open-loop labelled load against a running cluster and record every outcome.
 
     Requests are sent at their intended times whatever has come back, and latency counts from there.
     """
-    from cluster.loading import run_load
+    from cluster.loading import Load, run_load, targets_of, workload_of
     from cluster.metrics import summarise
     from cluster.report import comparison
+    from cluster.workload import load as read_workload
     from deployments.config import load_config
 
     loaded = load_config(config)
-    rates = _pairs(rate, list(loaded.applications), "--rate")
-    outcomes = run_load(loaded, rates, shape, seconds, cv, seed, console)
+    if workload is not None:
+        played, title = read_workload(workload), workload.stem
+    else:
+        rates = _pairs(rate, list(loaded.applications), "--rate")
+        played = workload_of(Load(rates, seconds, seed, shape, cv, trace), targets_of(loaded))
+        title = trace.stem if trace is not None else f"{shape} load"
+    outcomes = run_load(loaded, played, title, console)
     if not len(outcomes):
         raise KeyboardInterrupt
     outcomes.save(out)

@@ -17,7 +17,7 @@ from cluster.metrics import summarise
 from cluster.outcomes import Outcomes
 from cluster.picture import picture
 from cluster.report import comparison, progress_bars
-from cluster.workload import Workload, demo, draw
+from cluster.workload import Workload, demo, draw, save
 from deployments.config import (
     ApplicationConfig,
     ClusterConfig,
@@ -91,6 +91,7 @@ def run_demo(options: Options, console: Console) -> Mapping[str, Outcomes]:
     targets = targets_of(config)
     rate = demo(*RATES_RPS, options.seconds)
     workload = draw(dict.fromkeys(targets, rate), samples_of(targets), options.seed)
+    save(workload, options.out / "workload.parquet")
     runs = _serve(config_path, config, options, workload, targets, console)
     _report(runs, options.out, console)
     return runs
