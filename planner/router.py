@@ -201,7 +201,9 @@ class Router:
             attempts = self._attempts.get(request.id, 0) + 1
             if request.id in self._gone:
                 self._forget(request.id)
-            elif attempts > self._limits.retries or now >= request.deadline:
+            elif now >= request.deadline:
+                actions.append(self._reject(request, "deadline", f"{reason}, and its deadline has passed"))
+            elif attempts > self._limits.retries:
                 actions.append(self._reject(request, "failed", f"{reason} (attempt {attempts})"))
             else:
                 self._attempts[request.id] = attempts
