@@ -31,7 +31,7 @@ from deployments.config import (
 from planner.plans import POLICIES
 from profiling.latency import Effort
 from profiling.measure import profile
-from profiling.zoo import build_zoo, default_cache
+from profiling.zoo import build_zoo, default_cache, load_report
 
 APPLICATIONS = ("digits", "activity")
 
@@ -79,6 +79,9 @@ def run_demo(options: Options, console: Console) -> Mapping[str, Outcomes]:
     console.rule("[bold]1  models: train, or find cached")
     with progress_bars(console) as progress:
         models = build_zoo(APPLICATIONS, progress)
+    for name in APPLICATIONS:
+        ladder = (f"{row.variant} {100 * row.heldout_accuracy:.1f} %" for row in load_report(models / name))
+        console.print(f"{name}, accuracy on held-out samples: {', '.join(ladder)}")
     console.print(f"model repository: {models}")
     config = demo_config(models, profile_directory(models), options.port)
     config_path = write_config(config, options.out / "cluster.yaml")

@@ -52,13 +52,6 @@ def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
     serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
 
 
-def disconnect() -> None:
-    """Leave the Ray cluster."""
-    import ray
-
-    ray.shutdown()
-
-
 def base_url(config: ClusterConfig) -> str:
     """Where the configuration's HTTP endpoints are."""
     return f"http://{config.http.host}:{config.http.port}"

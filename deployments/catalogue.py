@@ -12,7 +12,7 @@ from planner.accuracy import Estimator
 from planner.catalogue import Catalogue
 from planner.controller import Settings
 from planner.plans import Problem
-from planner.posterior import KnnPeek, Projection
+from planner.posterior import KnnPeek
 from planner.program import unservable
 from planner.router import Limits
 from planner.variants import Application, Pool
@@ -88,9 +88,7 @@ class House:
             return Estimator(recalls, mix)
         rows = [peek.variants.index(v.variant) for v in variants]
         knn = KnnPeek(peek.features, peek.labels, peek.correct[rows], variants[0].classes, peek.k)
-        return Estimator(
-            recalls, mix, knn, Projection(peek.mean.astype(np.float64), peek.components.T.astype(np.float64)), KAPPA
-        )
+        return Estimator(recalls, mix, knn, peek.projection, KAPPA, peek.evidence)
 
 
 def load_house(config: ClusterConfig, check_models: bool = True) -> House:

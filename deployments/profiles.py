@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from planner.accuracy import recall
+from planner.posterior import Projection
 from planner.profiles import LatencyCurve
 from planner.variants import Option, Unit, plain_option
 
@@ -78,9 +80,7 @@ class VariantProfile:
     @property
     def recall(self) -> tuple[float, ...]:
         """Of each true class the fraction answered right; a class that validation lacks gets the accuracy."""
-        counts = self.confusion
-        of_class = counts.sum(axis=1)
-        return tuple(float(counts[c, c] / of_class[c]) if of_class[c] else self.accuracy for c in range(self.classes))
+        return tuple(recall(self.confusion).tolist())
 
     @property
     def unit(self) -> Unit:
@@ -106,6 +106,11 @@ class Peek:
     variants: tuple[str, ...]  # names along the first axis of `correct`
     k: int  # neighbours asked
     evidence: float  # pseudo-counts that the neighbours' votes weigh together
+
+    @property
+    def projection(self) -> Projection:
+        """From a raw input to the features that neighbours are sought in."""
+        return Projection(self.mean.astype(np.float64), self.components.T.astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

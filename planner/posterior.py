@@ -1,6 +1,5 @@
 """What a request probably is before any variant has seen it: the Dirichlet posterior and SneakPeek's k-NN evidence."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,8 +118,3 @@ class KnnPeek:
             raise ValueError("reference features must be finite")
         if ((self._labels < 0) | (self._labels >= self.classes)).any():
             raise ValueError(f"reference labels must be 0 to {self.classes - 1}: {sorted(set(self._labels.tolist()))}")
-
-
-def one_vote(likeliest: Sequence[int] | Integers, classes: int, size: float = EVIDENCE) -> Floats:
-    """Evidence [m, class] of a model that only says a class: `size` pseudo-counts on it (SneakPeek's released form)."""
-    return np.asarray(size * np.eye(classes)[np.asarray(likeliest, dtype=np.int64)])

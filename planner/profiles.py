@@ -52,10 +52,6 @@ class LatencyCurve:
             low, high = (middle, high) if self.at(middle) <= seconds else (low, middle - 1)
         return low
 
-    def scaled(self, factor: float) -> "LatencyCurve":
-        """The same curve with every latency multiplied by `factor`, as measured service drifts from the profile."""
-        return LatencyCurve(self.batches, tuple(s * factor for s in self.latency_s))
-
 
 def planned_batch(curve: LatencyCurve, slo_s: float, overhead_s: float) -> int:
     """The batch that a plan counts on, or 0 where the SLO cannot be met (Proteus §4; docs/formulation.md).

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from deployments.config import Manifest, PoolConfig, TensorSpec
 from deployments.runtimes import Runtime
-from profiling.datasets import DATASETS, DatasetError, Part, Split
+from profiling.datasets import DATASETS, DatasetError, Part, Split, load_dataset
 from profiling.train import Rung, quantise, require_torch, steps, train_rung
 
 COLLAPSE = 0.05  # an int8 twin this much less accurate than its original is reported
@@ -126,7 +126,7 @@ def load_report(directory: Path) -> tuple[Trained, ...]:
 def _build(name: str, repository: Path, progress: Progress) -> None:
     """Train one application in a hidden directory and rename it into place."""
     require_torch()
-    ladder, split = LADDERS[name], DATASETS[name].load()
+    ladder, split = LADDERS[name], load_dataset(name)
     repository.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=repository) as scratch:
         target = Path(scratch) / name

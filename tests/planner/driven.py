@@ -32,6 +32,10 @@ SLOW = LatencyCurve((1, 8), (0.030, 0.100))  # 80 requests/s
 ACCURACY = {"fast": 0.7, "slow": 0.9}
 
 
+def slower(curve: LatencyCurve, factor: float) -> LatencyCurve:
+    return LatencyCurve(curve.batches, tuple(factor * seconds for seconds in curve.latency_s))
+
+
 def catalogue(
     applications: Iterable[str] = ("k",), slo_s: float = 0.2, pools: Iterable[str] = ("e",), memory_bytes: int = 2
 ) -> Catalogue:
@@ -44,7 +48,9 @@ def catalogue(
         options={k: tuple(plain_option(units[f"{k}/{v}"], (1.0, 1.0)) for v in ACCURACY) for k in names},
         units=units,
         pools={p: Pool(p, 3, memory_bytes) for p in places},
-        latency={(name, p): curves[name.split("/")[1]].scaled(i + 1.0) for name in units for i, p in enumerate(places)},
+        latency={
+            (name, p): slower(curves[name.split("/")[1]], i + 1.0) for name in units for i, p in enumerate(places)
+        },
         accuracy={name: ACCURACY[name.split("/")[1]] for name in units},
     )
 
