@@ -252,6 +252,7 @@ class RouterDriver:
         told_at = self._loop.time()
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
+            self._handle(Tick())  # so that utilisation and prices also fall while nothing comes in
             now = self._loop.time()
             arrived = {name: count.arrived for name, count in self._machine.take_counts().items()}
             report = Report(arrived, now - told_at, self._accuracies(), self._loaded())
