@@ -1,43 +1,15 @@
 """The `pliant` command: each subcommand parses, calls and prints."""
 
-import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-import httpx
-from rich.console import Console
 
+from cluster.asking import plan
+from cluster.terminal import CONFIG, FILE, console, known_errors, pairs
 from cluster.workload import SHAPES
 from deployments.config import ConfigError
 from planner.plans import POLICIES
-
-# Piped output has no width of its own, and tables need some.
-console = Console(width=None if sys.stdout.isatty() else 150)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-CONFIG = click.argument("config", type=FILE)
-
-
-def known_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Show errors that a person can act on as one line, without a traceback; Ctrl-C ends with 130."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            console.print("[yellow]interrupted; what this command started has been stopped")
-            sys.exit(130)
-        except httpx.HTTPError as error:
-            raise click.ClickException(f"the cluster does not answer: {error}; is it up? see `pliant up`") from error
-        except (ValueError, RuntimeError, OSError) as error:  # the error trees of all storeys
-            if type(error) in (ValueError, RuntimeError, KeyError):  # none of ours: show where it comes from
-                raise
-            raise click.ClickException(str(error)) from error
-
-    return run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,17 +41,31 @@ def main() -> None:
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(POLICIES), help="only these policies [default: all three]"
 )
+@click.option(
+    "--application",
+    "applications",
+    multiple=True,
+    help="of the zoo: digits, activity, tiny; fashion where Debian's dataset is [default: digits and activity]",
+)
 @click.option("--fresh", is_flag=True, help="profile anew even if profiles of these models are cached")
 @known_errors
-def demo(out: Path, seconds: float, seed: int, port: int, policies: tuple[str, ...], fresh: bool) -> None:
+def demo(
+    out: Path,
+    seconds: float,
+    seed: int,
+    port: int,
+    policies: tuple[str, ...],
+    applications: tuple[str, ...],
+    fresh: bool,
+) -> None:
     """Train, profile, plan, serve, load and report, in about five minutes on two cores.
 
     Plays the same labelled trace (calm, ramp, plateau, burst, calm) three times over real HTTP: with Pliant, with
     always the best variant, and with always the cheapest. Ctrl-C stops everything.
     """
-    from cluster.demo import Options, run_demo
+    from cluster.demo import APPLICATIONS, Options, run_demo
 
-    run_demo(Options(out, seconds, seed, port, policies or POLICIES, fresh), console)
+    run_demo(Options(out, seconds, seed, port, applications or APPLICATIONS, policies or POLICIES, fresh), console)
 
 
 @main.command()
@@ -174,42 +160,7 @@ def profile(config: Path, applications: tuple[str, ...], pools: tuple[str, ...])
         console.print(profile_table(found, name))
 
 
-@main.command()
-@CONFIG
-@click.option("-d", "--demand", "demand", multiple=True, metavar="APP=RPS", help="requests/s; repeat per application")
-@click.option(
-    "--policy",
-    type=click.Choice(POLICIES),
-    default="pliant",
-    show_default=True,
-    help="best and cheapest plan with one variant per application",
-)
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="draw accuracy against demand (PNG)")
-@click.option("--json", "as_json", is_flag=True, help="print the plan as JSON")
-@known_errors
-def plan(config: Path, demand: tuple[str, ...], policy: str, plot: Path | None, as_json: bool) -> None:
-    """Print the plan for a demand, with its certified gap; nothing is started.
-
-    \b
-    pliant plan cluster.yaml -d digits=20 -d activity=40 --plot frontier.png
-    """
-    from cluster.planning import draw_frontier, make_plan
-    from cluster.tables import plan_json, plan_tables
-    from deployments.catalogue import load_house
-    from deployments.config import load_config
-
-    house = load_house(load_config(config))
-    rates = _pairs(demand, list(house.catalogue.applications), "--demand")
-    made = make_plan(house, rates, policy)
-    if as_json:
-        console.print_json(data=plan_json(made))
-    else:
-        for table in plan_tables(house, made):
-            console.print(table)
-    if plot is not None:
-        with console.status("solving for rising demand"):
-            draw_frontier(house, rates, plot)
-        console.print(f"picture: {plot}")
+main.add_command(plan)
 
 
 @main.command()
@@ -260,7 +211,7 @@ def load(
     if workload is not None:
         played, title = read_workload(workload), workload.stem
     else:
-        rates = _pairs(rate, list(loaded.applications), "--rate")
+        rates = pairs(rate, list(loaded.applications), "--rate")
         played = workload_of(Load(rates, seconds, seed, shape, cv, trace), targets_of(loaded))
         title = trace.stem if trace is not None else f"{shape} load"
     outcomes = run_load(loaded, played, title, console)
@@ -287,26 +238,6 @@ def report(outcomes: Sequence[Path], png: Path | None) -> None:
     if png is not None:
         picture(runs, png)
         console.print(f"picture: {png}")
-
-
-def _pairs(values: Sequence[str], known: list[str], option: str) -> dict[str, float]:
-    """`app=rps` pairs, checked; ConfigError says what was wrong."""
-    pairs: dict[str, float] = {}
-    for value in values:
-        name, _, number = value.partition("=")
-        if name not in known:
-            raise ConfigError(f"{option} {value}: unknown application '{name}'; known are {', '.join(known)}")
-        try:
-            pairs[name] = float(number)
-        except ValueError:
-            raise ConfigError(f"{option} {value}: write it as {name}=50, in requests/s") from None
-        if not 0 <= pairs[name] < float("inf"):
-            raise ConfigError(f"{option} {value}: the rate must be 0 or more, and finite")
-    if not any(pairs.values()):
-        raise ConfigError(
-            f"{option} is missing or 0: write {option} {known[0]}=50, once for each application with load"
-        )
-    return pairs
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from deployments.config import (
     RouterConfig,
     load_config,
 )
+from deployments.profiles import load_profiles
 from planner.plans import POLICIES
 from profiling.latency import Effort
 from profiling.measure import profile
@@ -54,21 +55,22 @@ class Options:
     seconds: float
     seed: int
     port: int
+    applications: tuple[str, ...] = APPLICATIONS
     policies: tuple[str, ...] = POLICIES
     fresh: bool = False
 
 
-def demo_config(models: Path, profiles: Path, port: int) -> ClusterConfig:
+def demo_config(models: Path, profiles: Path, options: Options) -> ClusterConfig:
     """The demo's cluster: one gateway and two cameras."""
     return ClusterConfig(
         name="demo",
         models=str(models),
         profiles=str(profiles),
         pools=POOLS,
-        applications={name: ApplicationConfig(slo_s=SLO_S[name]) for name in APPLICATIONS},
+        applications={name: ApplicationConfig(slo_s=SLO_S.get(name)) for name in options.applications},
         planner=PlannerConfig(period_s=5.0, starts=2),
         router=RouterConfig(margin_s=0.06),
-        http=HttpConfig(port=port),
+        http=HttpConfig(port=options.port),
     )
 
 
@@ -78,18 +80,20 @@ def run_demo(options: Options, console: Console) -> Mapping[str, Outcomes]:
     options.out.mkdir(parents=True, exist_ok=True)
     console.rule("[bold]1  models: train, or find cached")
     with progress_bars(console) as progress:
-        models = build_zoo(APPLICATIONS, progress)
-    for name in APPLICATIONS:
+        models = build_zoo(options.applications, progress)
+    for name in options.applications:
         ladder = (f"{row.variant} {100 * row.heldout_accuracy:.1f} %" for row in load_report(models / name))
         console.print(f"{name}, accuracy on held-out samples: {', '.join(ladder)}")
     console.print(f"model repository: {models}")
-    config = demo_config(models, profile_directory(models), options.port)
+    config = demo_config(models, profile_directory(models), options)
     config_path = write_config(config, options.out / "cluster.yaml")
     launcher.check_port(config)
     console.rule("[bold]2  profile: latency on each pool, accuracy by class")
-    if options.fresh or not Path(config.profiles).is_dir():
-        with progress_bars(console) as progress:
-            profile(config.models, config.profiles, config.pools, APPLICATIONS, effort=EFFORT, progress=progress)
+    known = set() if options.fresh or not Path(config.profiles).is_dir() else set(profiled(config))
+    with progress_bars(console) as progress:
+        for name in options.applications:
+            if name not in known:
+                profile(config.models, config.profiles, config.pools, [name], effort=EFFORT, progress=progress)
     console.print(f"profiles: {config.profiles}")
     targets = targets_of(config)
     rate = demo(*RATES_RPS, options.seconds)
@@ -104,6 +108,13 @@ def profile_directory(models: Path) -> Path:
     """Where the profiles of these models on these pools are cached."""
     what = json.dumps({name: asdict(pool) for name, pool in POOLS.items()} | asdict(EFFORT), sort_keys=True)
     return default_cache().parent / "profiles" / f"{models.name}-{sha256(what.encode()).hexdigest()[:8]}"
+
+
+def profiled(config: ClusterConfig) -> tuple[str, ...]:
+    """The applications whose cached profiles are those of the cached models."""
+    found = load_profiles(config.profiles)
+    found.check_models(config.models, set(found.applications) & config.applications.keys())
+    return found.applications
 
 
 def write_config(config: ClusterConfig, path: Path) -> Path:

@@ -1,6 +1,7 @@
-"""Plans for a configuration without starting it: one plan, and the accuracy that each demand allows."""
+"""Plans for a configuration without starting it: one plan, and pictures of many."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deployments.catalogue import House
-from planner.packing import solve_packed
-from planner.plans import Plan
+from planner.fairness import solve_fair
+from planner.plans import Plan, Problem
 from planner.program import restrict
 from planner.variants import Device
 
@@ -18,15 +19,34 @@ STEPS = 24
 COLOURS = {"pliant": "#0072B2", "best": "#D55E00", "cheapest": "#009E73"}
 
 
-def devices(house: House) -> tuple[Device, ...]:
-    """Every device of the configuration, named as a local cluster names them."""
-    return tuple(Device(f"{name}-{i}", name) for name, pool in house.config.pools.items() for i in range(pool.devices))
+def devices_of(problem: Problem) -> tuple[Device, ...]:
+    """Every device of the problem's pools, named as a local cluster names them."""
+    return tuple(Device(f"{pool.name}-{i}", pool.name) for pool in problem.pools for i in range(pool.devices))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is planned for: a demand on the configuration's cluster, when every device is there and empty."""
+
+    house: House
+    demand_rps: Mapping[str, float]
+    policy: str = "pliant"
+    fairness: str = "efficient"
+
+    def problem(self) -> Problem:
+        """The problem as the policy sees it."""
+        return restrict(self.house.problem(self.demand_rps), self.policy)
+
+    def plan(self, problem: Problem) -> Plan:
+        """The plan for this problem, or for a changed one."""
+        limit_s = self.house.config.planner.time_limit_s
+        return solve_fair(problem, devices_of(problem), {}, limit_s, self.fairness)
 
 
 def make_plan(house: House, demand_rps: Mapping[str, float], policy: str = "pliant") -> Plan:
-    """The plan for a demand when every device is there and empty."""
-    problem = restrict(house.problem(demand_rps), policy)
-    return solve_packed(problem, devices(house), {}, house.config.planner.time_limit_s)
+    """The efficient plan for a demand."""
+    question = Question(house, demand_rps, policy)
+    return question.plan(question.problem())
 
 
 def answered(plan: Plan) -> tuple[float, float]:

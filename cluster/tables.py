@@ -5,18 +5,18 @@ from typing import Any
 
 from rich.table import Table
 
+from cluster.whatif import WhatIf
 from deployments.catalogue import House
 from deployments.profiles import Profiles
+from planner.explain import Binding, Explanation, Gain, answered_rps, mean_accuracy
 from planner.plans import Plan
 from planner.program import below_floor
+from planner.welfare import goodput, relative
 
 
-def plan_tables(house: House, plan: Plan) -> list[Table]:
-    """The plan's flows and its placement."""
-    title = (
-        f"Plan: {plan.status}, certified within {100 * max(plan.gap, 0):.3f} % of the optimum, solved in "
-        f"{1e3 * plan.solve_s:.0f} ms"
-    )
+def plan_tables(house: House, plan: Plan, alone: Mapping[str, float] | None = None) -> list[Table]:
+    """The plan's flows and its placement; with `alone`, each application's share of what it would have alone."""
+    title = f"Plan: {plan.status}, {_certificate(plan, alone)}, solved in {1e3 * plan.solve_s:.0f} ms"
     flows = Table("application", "variant", "pool", title=title, title_justify="left")
     for heading in ("requests/s", "share", "batch", "device time"):
         flows.add_column(heading, justify="right")
@@ -33,13 +33,23 @@ def plan_tables(house: House, plan: Plan) -> list[Table]:
             str(flow.batch),
             f"{100 * busy:.0f} %",
         )
-    return [flows, _applications(house, plan), _placement(plan.assignment)]
+    return [flows, _applications(house, plan, alone or {}), _placement(plan.assignment)]
 
 
-def _applications(house: House, plan: Plan) -> Table:
+def _certificate(plan: Plan, alone: Mapping[str, float] | None) -> str:
+    parts = relative(plan, alone) if alone else {}
+    if parts:
+        worst = min(parts, key=lambda name: parts[name])
+        return f"'{worst}' is worst off with {100 * parts[worst]:.1f} % of what it would have alone"
+    return f"certified within {100 * max(plan.gap, 0):.3f} % of the optimum"
+
+
+def _applications(house: House, plan: Plan, alone: Mapping[str, float]) -> Table:
     problem = house.problem(plan.demand_rps)
     floors = below_floor(problem, plan)
-    table = Table("application", "demand", "answered", "expected accuracy", "remark")
+    parts = relative(plan, alone)
+    headings = ["application", "demand", "answered", "expected accuracy", *(["of what it has alone"] * bool(alone))]
+    table = Table(*headings, "remark")
     for name, asked in plan.demand_rps.items():
         short = plan.shortfall_rps.get(name, 0.0)
         remark = floors.get(name, "")
@@ -50,7 +60,8 @@ def _applications(house: House, plan: Plan) -> Table:
                 "add devices, raise the SLO, or add a faster variant"
             )
         accuracy = f"{100 * plan.accuracy[name]:.1f} %" if asked > short else "-"
-        table.add_row(name, f"{asked:.1f}/s", f"{asked - short:.1f}/s", accuracy, remark)
+        part = [f"{100 * parts[name]:.1f} %" if name in parts else "-"] if alone else []
+        table.add_row(name, f"{asked:.1f}/s", f"{asked - short:.1f}/s", accuracy, *part, remark)
     return table
 
 
@@ -59,6 +70,64 @@ def _placement(assignment: Mapping[str, Any]) -> Table:
     for device, units in sorted(assignment.items()):
         table.add_row(device, ", ".join(units) or "-")
     return table
+
+
+def explanation_tables(explanation: Explanation) -> list[Table]:
+    """What binds, and what more of it would buy."""
+    bindings = Table("what binds", "where", "how far", "worth", title="Why it is no better", title_justify="left")
+    for binding in explanation.bindings:
+        bindings.add_row(binding.constraint, binding.where, binding.state, _worth(binding))
+    if not explanation.bindings:
+        bindings.add_row("nothing", "", "every application has its most accurate variant", "")
+    gains = Table("change", "answered", "answered right", "accuracy", title="What would help (solved again)")
+    for gain in explanation.gains:
+        gains.add_row(gain.change, *_differences(gain))
+    for column in gains.columns[1:]:
+        column.justify = "right"
+    return [bindings, gains]
+
+
+def _worth(binding: Binding) -> str:
+    if binding.gain is not None:
+        answered, right, accuracy = _differences(binding.gain)
+        return f"{binding.gain.change}: {answered} answered, {right} right, accuracy {accuracy} (solved again)"
+    if binding.dual is None:
+        return ""
+    kind = "answered" if binding.short else "answered right"
+    return f"{binding.dual:{',.0f' if binding.dual >= 100 else '.3g'}} more {kind} for each device-second more (dual)"
+
+
+def _differences(gain: Gain) -> tuple[str, str, str]:
+    """(answered, answered right, accuracy), with a dash for what does not change."""
+    rates = (f"{rate:+.1f}/s" if abs(rate) >= 0.05 else "-" for rate in (gain.answered_rps, gain.right_rps))
+    points = f"{100 * gain.accuracy:+.2f} points" if abs(gain.accuracy) >= 5e-5 else "-"
+    answered, right = rates
+    return answered, right, points
+
+
+def what_if_tables(plan: Plan, other: WhatIf) -> list[Table]:
+    """The plan beside that for the changed cluster, and what would move."""
+    changed = ", ".join(f"{n:+d} {pool}" for pool, n in other.changes.items())
+    beside = Table("", "now", changed, "difference", title=f"What if {changed}", title_justify="left")
+    for column in beside.columns[1:]:
+        column.justify = "right"
+    for name in plan.demand_rps:
+        _compare(beside, f"{name}: accuracy", " %", *[100 * p.accuracy[name] for p in (plan, other.plan)])
+        short = [p.shortfall_rps.get(name, 0.0) for p in (plan, other.plan)]
+        if any(short):
+            _compare(beside, f"{name}: shortfall", "/s", *short)
+    _compare(beside, "all: accuracy", " %", *[100 * mean_accuracy(p) for p in (plan, other.plan)])
+    _compare(beside, "all: answered", "/s", *[answered_rps(p) for p in (plan, other.plan)])
+    _compare(beside, "all: answered right", "/s", *[sum(goodput(p).values()) for p in (plan, other.plan)])
+    moves = Table("device", "", "loads", "drops", title=f"What moves: {sum(len(m.loaded) for m in other.moves)} loads")
+    for move in other.moves:
+        moves.add_row(move.device, move.fate, ", ".join(move.loaded) or "-", ", ".join(move.dropped) or "-")
+    return [beside, moves] if other.moves else [beside]
+
+
+def _compare(table: Table, what: str, unit: str, before: float, after: float) -> None:
+    difference = f"{after - before:+.1f}" if abs(after - before) >= 0.05 else "-"
+    table.add_row(what, f"{before:.1f}{unit}", f"{after:.1f}{unit}", difference)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

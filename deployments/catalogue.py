@@ -51,6 +51,7 @@ class House:
             band=planner.band,
             min_demand_rps=planner.min_demand_rps,
             policy=planner.policy,
+            fairness=planner.fairness,
             patience_s=planner.patience_s,
             start_timeout_s=planner.start_timeout_s,
             starts=planner.starts,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 
 from planner.plans import POLICIES
+from planner.welfare import FAIRNESS
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class PlannerConfig:
     utilisation: float = 0.75
     overhead_s: float = 0.03  # of HTTP, router and transport, outside the device
     policy: str = "pliant"  # or "best", "cheapest": one fixed variant per application, for comparison
+    fairness: str = "efficient"  # or "max_min", "proportional": how applications share the cluster
     data_aware: bool = True
     band: float = 0.25  # replan at once when demand leaves the planned one by this fraction
     min_demand_rps: float = 1.0  # planned for every application, so that it can answer at all
@@ -223,6 +225,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
         _require(slo is None or slo > 0, f"application '{name}': slo_s is {slo}; it must be positive")
     planner = config.planner
     _require(planner.policy in POLICIES, f"planner: policy is '{planner.policy}'; known are {', '.join(POLICIES)}")
+    _require(planner.fairness in FAIRNESS, f"planner: fairness is '{planner.fairness}'; known: {', '.join(FAIRNESS)}")
     _require(0 < planner.utilisation <= 1, f"planner: utilisation is {planner.utilisation:g}; it is in (0, 1]")
     _require(planner.period_s > 0, f"planner: period_s is {planner.period_s:g}; it must be positive")
     _require(planner.time_limit_s > 0, f"planner: time_limit_s is {planner.time_limit_s:g}; it must be positive")

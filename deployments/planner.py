@@ -116,8 +116,8 @@ class Planner:
     async def _solve(self, task: Solve) -> None:
         self._why = task.why
         try:
-            plan, surge = await asyncio.to_thread(
-                solve_with_surge, task.problem, task.devices, task.loaded, self._time_limit_s
+            plan, surge, alone = await asyncio.to_thread(
+                solve_with_surge, task.problem, task.devices, task.loaded, self._time_limit_s, task.fairness
             )
         except Exception:  # the plan in force goes on, and the controller asks again
             logger.exception("planner: solving failed why=%r", task.why)
@@ -130,7 +130,7 @@ class Planner:
             plan.solve_s,
             {name: round(q, 1) for name, q in plan.shortfall_rps.items() if q > 0},
         )
-        self._handle(Solved(plan, surge))
+        self._handle(Solved(plan, surge, alone))
 
     def _status(self) -> dict[str, Any]:
         controller = self._controller

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 
 from planner.catalogue import Catalogue
 from planner.demand import Demand, outside
+from planner.fairness import assign
 from planner.plans import Plan, Problem
-from planner.program import evaluate, restrict
+from planner.program import restrict
 from planner.standby import with_standby
 from planner.transition import Counts, counts, step
 from planner.variants import Device
+from planner.welfare import advantage
 
-WORTH = 0.01  # mean accuracy by which a plan must be better to be worth loading anything
+WORTH = 0.01  # mean accuracy, or relative goodput, by which a plan must be better to be worth loading anything
 SETTLE_S = 1.0  # least time between two plans for a demand that moves
 NOISE_RPS = 3.0  # a change of demand below this is no reason to plan anew
 GIVEN_UP_S = 60.0  # how long a solution is waited for before another is asked for: the solver may have died
@@ -28,6 +30,7 @@ class Settings:
     band: float
     min_demand_rps: float
     policy: str
+    fairness: str  # `planner.welfare.FAIRNESS`
     patience_s: float  # how long a placement may take before the old one makes room for it
     start_timeout_s: float  # after which a unit counts as unable to start on a pool
     starts: int  # copies that may start at a time while requests are answered
@@ -56,6 +59,7 @@ class Solved:
 
     plan: Plan
     surge: Plan
+    alone: Mapping[str, float] = field(default_factory=dict)  # what each application would have alone; fair plans only
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Solve:
     devices: tuple[Device, ...]
     loaded: Mapping[str, frozenset[str]]
     why: str
+    fairness: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +158,8 @@ class Controller:
             case PolicySet(policy):
                 if policy != self._policy:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
-            case Solved(plan, surge):
-                actions += self._apply(plan, surge, now)
+            case Solved():
+                actions += self._apply(event, now)
             case Clock():
                 pass
         self._watch_starts(now)
@@ -167,7 +172,7 @@ class Controller:
             return []
         self._pending, self._solved_at = "", now
         self._problem = self.problem()
-        return [Solve(self._problem, self._devices, self._loaded, why)]
+        return [Solve(self._problem, self._devices, self._loaded, why, self._settings.fairness)]
 
     def _reason(self, now: float) -> str:
         if self.plan is None:
@@ -213,18 +218,20 @@ class Controller:
         )
         return restrict(problem, self._policy)
 
-    def _apply(self, plan: Plan, surge: Plan, now: float) -> list[ControllerAction]:
-        problem, self._problem = self._problem, None
+    def _apply(self, solved: Solved, now: float) -> list[ControllerAction]:
+        plan, (problem, self._problem) = solved.plan, (self._problem, None)
         if problem is None or self._pending:  # made for a cluster or a policy that is no more
             return []
         self.replans += 1
-        kept = self._kept(problem, plan)
+        kept = self._kept(problem, solved)
         if kept is not None:
             self.plan = kept
             return [Publish(kept)]
         allowed = {unit.name for unit in problem.units}  # a fixed policy keeps nothing else resident either
         barred = {(pool, unit) for pool in self._catalogue.pools for unit in self._catalogue.units.keys() - allowed}
-        placed = with_standby(self._catalogue, plan, surge, self._devices, self._loaded, barred | self.failed.keys())
+        placed = with_standby(
+            self._catalogue, plan, solved.surge, self._devices, self._loaded, barred | self.failed.keys()
+        )
         self._barred = frozenset(self.failed)
         wanted = counts(self._devices, placed)
         if wanted != self._wanted:
@@ -232,7 +239,7 @@ class Controller:
         self.plan = replace(plan, assignment=placed)
         return [Publish(self.plan)]
 
-    def _kept(self, problem: Problem, plan: Plan) -> Plan | None:
+    def _kept(self, problem: Problem, solved: Solved) -> Plan | None:
         """The present placement under the new demand, unless the new one is worth its loading."""
         present = {device.pool for device in self._devices}
         names = {unit.name for unit in problem.units}
@@ -245,11 +252,11 @@ class Controller:
             return None
         if self.plan.assignment.keys() != {device.name for device in self._devices}:  # a new device must not stay empty
             return None
-        kept = evaluate(problem, self._wanted)
-        total = sum(plan.demand_rps.values())
-        if plan.objective - kept.objective > WORTH * max(total, 1.0):
+        fairness = self._settings.fairness
+        kept = assign(problem, self._wanted, fairness, solved.alone)
+        if advantage(solved.plan, kept, fairness, solved.alone) > WORTH:
             return None
-        return replace(kept, assignment=self.plan.assignment, bound=max(plan.bound, kept.objective))
+        return replace(kept, assignment=self.plan.assignment, bound=max(solved.plan.bound, kept.objective))
 
     def _up(self) -> Counts:
         return counts(self._devices, self._loaded)

@@ -1,32 +1,38 @@
-"""Estimates the demand of an application from what has arrived: slow to fall, quick to see a burst."""
+"""Estimates the demand of an application from what has arrived: slow to fall, quick to see a rise."""
 
+from collections import deque
 from math import exp, inf, sqrt
 
-SLOW_S = 10.0  # time constant of the mean that a plan counts on
-FAST_S = 0.4  # time constant of the mean that sees a burst: a doubling shows within a second
-BURST_SIGMAS = 3.0  # Poisson deviations of the fast mean that are no burst yet
+FALL_S = 10.0  # time constant of the mean that a plan counts on
+WINDOWS_S = (0.5, 8.0)  # the shortest and the longest past that is asked for a rise; each is twice the one before
+RISE_SIGMAS = (
+    3.5  # Poisson deviations above the mean that are no rise yet; at 3, chance alone replans about four times as often
+)
+RISING_SIGMAS, RISING_S = 1.0, 2.0  # and once there was one, for so long: the first window held some of the time before
 
 
 class Demand:
     """The rate of one application, requests/s, told as counts over intervals.
 
-    The slow mean is an EWMA with time constant `SLOW_S`. When the fast mean exceeds it by more than chance explains,
-    the slow mean follows the fast one for as long as that rises; on the way down there is only the slow decay, so that
-    plans do not thrash.
+    An exponential mean with time constant `FALL_S`. When the last half second, or the last 1, 2, 4 or 8 s, had more
+    arrivals than that mean and chance explain, the mean of the window that says so most clearly takes its place: a
+    doubling shows in the shortest, a slow rise in the longest (a likelihood-ratio test, docs/forecasting.md).
+    On the way down there is only the slow decay, so that plans do not thrash.
     """
 
-    def __init__(self, slow_s: float = SLOW_S, fast_s: float = FAST_S) -> None:
-        if not 0 < fast_s <= slow_s < inf:
-            raise ValueError(f"time constants must be 0 < fast ≤ slow, in seconds: fast {fast_s}, slow {slow_s}")
-        self._slow_s, self._fast_s = slow_s, fast_s
-        self._slow: float | None = None
-        self._fast = 0.0
-        self._bursting = False
+    def __init__(self, fall_s: float = FALL_S, windows_s: tuple[float, float] = WINDOWS_S) -> None:
+        if not (0 < fall_s < inf and 0 < windows_s[0] <= windows_s[1] < inf):
+            raise ValueError(f"time constants are positive seconds, windows rise: fall {fall_s}, windows {windows_s}")
+        self._fall_s, self._windows_s = fall_s, windows_s
+        self._mean: float | None = None
+        self._told: deque[tuple[int, float]] = deque()  # (count, interval) of the longest window, the newest last
+        self._told_s = 0.0
+        self._rising_s = 0.0  # for how long yet a rise is likely to go on
 
     @property
     def rate_rps(self) -> float:
         """The demand to plan for; 0 before anything was told."""
-        return self._slow or 0.0
+        return self._mean or 0.0
 
     def told(self, count: int, interval_s: float) -> float:
         """Takes `count` arrivals over the last `interval_s` seconds and answers the new rate, requests/s.
@@ -36,20 +42,36 @@ class Demand:
         if count < 0 or not 0 < interval_s < inf:
             raise ValueError(f"{count} arrivals in {interval_s} s: counts are 0 or more, intervals positive seconds")
         rate = count / interval_s
-        if self._slow is None:
-            self._slow = self._fast = rate
+        self._remember(count, interval_s)
+        if self._mean is None:
+            self._mean = rate
             return rate
-        self._fast += (rate - self._fast) * (1 - exp(-interval_s / self._fast_s))
-        self._slow += (rate - self._slow) * (1 - exp(-interval_s / self._slow_s))
-        self._bursting = self._fast > self._slow + (0.0 if self._bursting else self._chance(interval_s))
-        if self._bursting:
-            self._slow = self._fast
-        return self._slow
+        self._mean += (rate - self._mean) * (1 - exp(-interval_s / self._fall_s))
+        found = self._risen(self._mean, RISING_SIGMAS if self._rising_s > 0 else RISE_SIGMAS)
+        self._rising_s = RISING_S if found > self._mean and self._rising_s <= 0 else self._rising_s - interval_s
+        self._mean = found
+        return found
 
-    def _chance(self, interval_s: float) -> float:
-        """How far the fast mean strays from a constant rate by chance: Poisson noise over what it averages."""
-        window_s = max(2 * self._fast_s, interval_s)
-        return BURST_SIGMAS * sqrt(max(self._slow or 0.0, 1 / window_s) / window_s)
+    def _remember(self, count: int, interval_s: float) -> None:
+        self._told.append((count, interval_s))
+        self._told_s += interval_s
+        while self._told_s - self._told[0][1] >= self._windows_s[1]:
+            self._told_s -= self._told.popleft()[1]
+
+    def _risen(self, mean: float, sigmas: float) -> float:
+        """The mean of the window that exceeds `mean` by the most deviations, if any does by more than `sigmas`."""
+        clearest, found = sigmas, mean
+        count, length_s, next_s = 0, 0.0, self._windows_s[0]
+        for more, interval_s in reversed(self._told):
+            count, length_s = count + more, length_s + interval_s
+            if length_s < next_s * (1 - 1e-9):
+                continue
+            next_s = 2 * length_s
+            deviation = sqrt(max(mean, 1 / length_s) / length_s)
+            beyond = (count / length_s - mean) / deviation
+            if beyond > clearest:
+                clearest, found = beyond, count / length_s
+        return found
 
 
 def outside(rate_rps: float, planned_rps: float, band: float) -> bool:

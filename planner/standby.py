@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import sqrt
 
 from planner.catalogue import Catalogue
+from planner.fairness import alone, solve_fair
 from planner.packing import solve_packed
 from planner.plans import Plan, Problem
 from planner.program import solve
@@ -15,11 +16,20 @@ FULL = 0.2  # of what the cluster could answer at any accuracy: the surge that i
 
 
 def solve_with_surge(
-    problem: Problem, devices: Sequence[Device], loaded: Mapping[str, frozenset[str]], time_limit_s: float
-) -> tuple[Plan, Plan]:
-    """The plan for the demand, and the one for a surge of it; raises as `solve` does."""
-    plan = solve_packed(problem, devices, loaded, time_limit_s)
-    return plan, solve_packed(surge(problem, time_limit_s), devices, loaded, time_limit_s)
+    problem: Problem,
+    devices: Sequence[Device],
+    loaded: Mapping[str, frozenset[str]],
+    time_limit_s: float,
+    fairness: str = "efficient",
+) -> tuple[Plan, Plan, dict[str, float]]:
+    """The plan for the demand, the one for a surge of it, and what each application would have alone.
+
+    The last is empty for the efficient plan, which does not ask. The surge is shared out efficiently: it fills memory
+    that is left, and lies within what the cluster carries unless the demand does not. Raises as `solve_fair` does.
+    """
+    reference = {} if fairness == "efficient" else alone(problem, time_limit_s)
+    plan = solve_fair(problem, devices, loaded, time_limit_s, fairness, reference)
+    return plan, solve_packed(surge(problem, time_limit_s), devices, loaded, time_limit_s), reference
 
 
 def surge(problem: Problem, time_limit_s: float) -> Problem:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
@@ -134,3 +135,68 @@ def test_a_cluster_that_is_not_up_is_said_to_be_down(profiled: Path) -> None:
     assert result.exit_code == 1
     assert "does not answer" in result.output
     assert "no cluster 'nobody' runs" in pliant("down", "nobody").output
+
+
+def words(result: Result) -> str:
+    """What was printed, without the tables' lines."""
+    return " ".join(re.sub("[│┃]", " ", result.output).split())
+
+
+def test_plan_explains_what_binds_and_what_would_help(profiled: Path) -> None:
+    result = pliant("plan", str(profiled), "-d", "toy=1e9", "--explain")
+    assert result.exit_code == 0, result.output
+    assert "device time edge 1.50 of 1.50 devices at work" in words(result)
+    assert re.search(r"one more edge \+[\d.]+/s", words(result))
+    assert "10 ms more for toy" in words(result)
+
+
+def test_what_if_stands_beside_the_plan_with_what_moves(profiled: Path) -> None:
+    result = pliant("plan", str(profiled), "-d", "toy=50", "--what-if", "+1edge", "--what-if", "edge=+1")
+    assert result.exit_code == 0, result.output
+    assert "What if +2 edge" in result.output
+    lost = pliant("plan", str(profiled), "-d", "toy=1e9", "--what-if", "-1edge")
+    assert re.search(r"edge-1 lost - toy/", words(lost))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("+1ledge", "write +2edge or edge=+2"),
+        ("ledge=+1", "unknown pool 'ledge'; known are edge"),
+        ("edge=many", "write +2edge or edge=+2"),
+        ("-3edge", "pool 'edge' has 2 devices; it cannot lose 3"),
+    ],
+)
+def test_a_wrong_what_if_is_refused(profiled: Path, change: str, says: str) -> None:
+    result = pliant("plan", str(profiled), "-d", "toy=5", "--what-if", change)
+    assert result.exit_code == 1
+    assert says in result.output
+
+
+def test_a_cluster_without_devices_is_planned_for_too(profiled: Path) -> None:
+    result = pliant("plan", str(profiled), "-d", "toy=5", "--what-if", "-2edge")
+    assert result.exit_code == 0, result.output
+    assert "toy: shortfall 0.0/s 5.0/s +5.0" in words(result)
+
+
+def test_yaml_and_json_say_the_same_with_all_that_was_asked(profiled: Path) -> None:
+    asked = ("plan", str(profiled), "-d", "toy=1e9", "--fairness", "max_min", "--explain", "--what-if", "+1edge")
+    read, also = (yaml.safe_load(pliant(*asked, form).output) for form in ("--yaml", "--json"))
+    assert read.keys() == also.keys()
+    assert read["fairness"] == read["status"] == "max_min"
+    assert read["relative"]["toy"] == pytest.approx(1.0, abs=0.01)
+    assert read["explanation"]["gains"][0]["change"] == "one more edge"
+    assert read["what_if"]["moves"][-1]["fate"] == "new"
+
+
+def test_the_way_to_share_is_the_configured_one_unless_asked_otherwise(profiled: Path) -> None:
+    profiled.write_text(CONFIG + "planner: {fairness: proportional}\n")
+    assert "Plan: proportional, 'toy' is worst off with" in pliant("plan", str(profiled), "-d", "toy=5").output
+    assert "certified" in pliant("plan", str(profiled), "-d", "toy=5", "--fairness", "efficient").output
+
+
+def test_the_picture_of_the_ways_to_share_is_drawn(profiled: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "shares.png"
+    result = pliant("plan", str(profiled), "-d", "toy=5", "--plot-fairness", str(picture))
+    assert result.exit_code == 0, result.output
+    assert picture.stat().st_size > 10_000

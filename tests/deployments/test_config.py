@@ -57,6 +57,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ("pools: {edge: {}}\napplications: {toy: {floor: 90}}", "so write 0.9 for 90 %"),
         ("pools: {edge: {}}\napplications: {toy: {slo_s: -1}}", "must be positive"),
         ("pools: {edge: {}}\napplications: {toy: {}}\nplanner: {policy: bets}", "known are pliant, best, cheapest"),
+        (
+            "pools: {edge: {}}\napplications: {toy: {}}\nplanner: {fairness: fair}",
+            "known: efficient, max_min, proportion",
+        ),
         ("pools: {edge: {}}\napplications: {toy: {}}\nhttp: {port: 0}", "1 to 65535"),
         ("pools: [edge]\napplications: {toy: {}}", "expected keys and values"),
         ("pools: {edge: {}\n", "not valid YAML"),

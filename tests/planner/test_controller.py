@@ -32,6 +32,7 @@ SETTINGS = Settings(
     band=0.25,
     min_demand_rps=2.0,
     policy="pliant",
+    fairness="efficient",
     patience_s=4.0,
     start_timeout_s=8.0,
     starts=1,
@@ -80,7 +81,7 @@ class Cluster:
         self.tell(Clock())
         if self.unsolved and not self.dead_solver:
             task = self.unsolved.pop(0)
-            self.tell(Solved(*solve_with_surge(task.problem, task.devices, task.loaded, 0.2)))
+            self.tell(Solved(*solve_with_surge(task.problem, task.devices, task.loaded, 0.2, task.fairness)))
         here = {unit for units in loaded.values() for unit in units}
         self.answered.append({k: bool(here & self.table.units_of(k)) for k in self.table.applications})
 

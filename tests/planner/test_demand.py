@@ -20,6 +20,35 @@ def test_a_doubling_shows_within_a_second() -> None:
     assert fed(demand, 400, 1.0)[-1] >= 0.9 * 400
 
 
+def test_a_doubling_shows_in_the_first_two_reports_of_a_router() -> None:
+    rng = np.random.default_rng(0)
+    demand = Demand()
+    for _ in range(60):
+        demand.told(int(rng.poisson(100)), 0.5)
+    assert max(demand.told(int(rng.poisson(200)), 0.5) for _ in range(2)) >= 0.9 * 400
+
+
+def test_a_rise_too_small_for_the_short_windows_shows_in_the_long_ones() -> None:
+    demand = Demand()
+    fed(demand, 200, 30)
+    rising = fed(demand, 240, 8)
+    assert rising[5] < 225  # as far as half a second can tell, chance
+    assert rising[-1] >= 0.95 * 240
+
+
+def test_a_single_busy_report_is_forgotten_at_the_pace_of_the_decay() -> None:
+    demand = Demand()
+    fed(demand, 100, 30, 0.5)
+    assert demand.told(150, 0.5) == pytest.approx(300, rel=0.01)
+    assert fed(demand, 100, 20, 0.5)[-1] <= 1.3 * 100
+
+
+@pytest.mark.parametrize(("fall_s", "windows_s"), [(0.0, (0.5, 8.0)), (10.0, (8.0, 0.5)), (10.0, (0.0, 8.0))])
+def test_constants_that_make_no_sense_are_refused(fall_s: float, windows_s: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="positive seconds"):
+        Demand(fall_s, windows_s)
+
+
 def test_a_halving_shows_slowly() -> None:
     demand = Demand()
     fed(demand, 400, 30)

@@ -74,7 +74,7 @@ def test_a_surge_beyond_capacity_is_the_demand_itself() -> None:
 
 
 def test_plan_and_surge_are_solved_for_the_same_devices() -> None:
-    now, then = solve_with_surge(problem(10.0), DEVICES, {}, 1.0)
+    now, then, _ = solve_with_surge(problem(10.0), DEVICES, {}, 1.0)
     assert now.demand_rps["k"] == 10.0
     assert then.demand_rps["k"] > 100.0
     assert now.assignment.keys() == then.assignment.keys() == {"a", "b"}
