@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.plans import Flow, Plan, Problem
-from planner.program import Key
+from planner.rules import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,12 @@ class Group:
     pool: str
     devices: int
     units: tuple[str, ...] | None = None
+    choice: frozenset[str] | None = None  # without `units`: those that may be loaded, or None for all
+
+    def may_hold(self, unit: str) -> bool:
+        """Whether the program may load the unit here."""
+        among = self.choice if self.units is None else self.units
+        return among is None or unit in among
 
 
 def split(problem: Problem, groups: Sequence[Group]) -> Problem:
@@ -27,9 +33,13 @@ def split(problem: Problem, groups: Sequence[Group]) -> Problem:
             (unit.name, g.name): problem.latency[unit.name, g.pool]
             for g in groups
             for unit in problem.units
-            if (g.units is None or unit.name in g.units) and (unit.name, g.pool) in problem.latency
+            if g.may_hold(unit.name) and (unit.name, g.pool) in problem.latency
         },
         loaded={(g.name, unit): g.devices for g in groups for unit in g.units or ()},
+        energy_j={(u, g.name): j for g in groups for (u, pool), j in problem.energy_j.items() if pool == g.pool},
+        power=tuple(
+            replace(budget, pools=tuple(g.name for g in groups if g.pool in budget.pools)) for budget in problem.power
+        ),
     )
 
 

@@ -95,6 +95,10 @@ class Linear:
             solution.col_value = list(start)
             highs.setSolution(solution)
         highs.run()
+        if not integer and highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            # HiGHS 1.15 ends about one warm start in 10,000 as 'Not Set' or 'Unknown'; a cold one is solved.
+            highs.clearSolver()
+            highs.run()
         return self._answer(highs, integer)
 
     def _loosen(self, highs: highspy.Highs, loose: Collection[int]) -> None:

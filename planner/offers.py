@@ -108,6 +108,7 @@ def _complaints(problem: Problem) -> Iterator[str]:
             yield f"pool '{pool.name}': reserved is {pool.reserved}; it is a fraction of device time, 0 to 1"
     yield from _application_complaints(problem)
     yield from _option_complaints(problem)
+    yield from _limit_complaints(problem)
 
 
 def _application_complaints(problem: Problem) -> Iterator[str]:
@@ -143,3 +144,24 @@ def _option_complaints(problem: Problem) -> Iterator[str]:
                 yield f"{named} visits unit '{unit}' {visits} times; expected visits must be positive and finite"
         if len({unit for unit, _ in option.walk}) != len(option.walk) or not option.walk:
             yield f"{named} must visit at least one unit and name each once, with its expected visits: {option.walk}"
+
+
+def _limit_complaints(problem: Problem) -> Iterator[str]:
+    options = {o.name for o in problem.options}
+    for what, sizes in (("energy_j", problem.energy_j), ("wire_bytes", problem.wire_bytes)):
+        for key, size in sizes.items():
+            if not 0 <= size < float("inf"):
+                yield f"{what} of {key} is {size}; it must be finite and 0 or more"
+    for budget in problem.power:
+        if not budget.power_w >= 0:
+            yield f"the power budget of pools {budget.pools} is {budget.power_w} W; it must be 0 or more"
+    for link in problem.links:
+        if not link.bandwidth_bytes_s >= 0:
+            yield f"link '{link.name}': bandwidth is {link.bandwidth_bytes_s} bytes/s; it must be 0 or more"
+    for what, part in (("min_share", problem.min_share), ("max_share", problem.max_share)):
+        for option, share in part.items():
+            if option not in options or not 0 <= share <= 1:
+                yield f"{what} of option '{option}' is {share}; give an option of the problem a fraction, 0 to 1"
+    for option, least in problem.min_share.items():
+        if least > problem.max_share.get(option, 1.0):
+            yield f"option '{option}': min_share {least} is above max_share {problem.max_share[option]}"

@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from planner.profiles import LatencyCurve
-from planner.variants import Application, Option, Pool, Unit
+from planner.variants import Application, Link, Option, Pool, PowerBudget, Unit
 
 POLICIES = ("pliant", "best", "cheapest")  # all options, or one per application: `planner.program.restrict`
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Everything the program (docs/formulation.md, eq. 1-7) is solved from.
+    """Everything the program (docs/formulation.md, eq. 1-8) is solved from.
 
     `accuracy` maps an option to its expected accuracy per cell; `cells` maps an application to its cells' present
-    traffic shares (summing to 1). Without cells, both have length one.
+    traffic shares (summing to 1). Without cells, both have length one. What the last six hold makes the rows (8), and
+    none without; `min_share` (a canary's, say) and `max_share` bound an option's part of its application's answers.
     """
 
     applications: tuple[Application, ...]
@@ -28,6 +29,12 @@ class Problem:
     loaded: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (pool, unit) -> devices that hold it now
     overhead_s: float = 0.0  # of the request path outside the device
     utilisation: float = 0.8  # η: the fraction of device time that a plan may fill
+    energy_j: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (unit, pool) -> per visit
+    power: tuple[PowerBudget, ...] = ()
+    wire_bytes: Mapping[str, float] = field(default_factory=dict)  # by option: sent over the link per request
+    links: tuple[Link, ...] = ()
+    min_share: Mapping[str, float] = field(default_factory=dict)  # by option; gives way to serving
+    max_share: Mapping[str, float] = field(default_factory=dict)  # by option; never exceeded
 
 
 @dataclass(frozen=True, slots=True)

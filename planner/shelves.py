@@ -40,16 +40,25 @@ class Task:
         return [min(1.0, max(0.0, self.busy[unit] - i)) for i in range(self.counts[unit])]
 
 
-def packed(task: Task) -> Placed | None:
-    """Device -> units, keeping what is loaded, or None: level or tight in time, by memory, exactly, from nothing."""
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """What became of a task: where its copies are, or whether they are proven to fit nowhere."""
+
+    placed: Placed | None
+    impossible: bool = False
+    solve_s: float = 0.0
+
+
+def packed(task: Task) -> Packing:
+    """Device -> units, keeping what is loaded: level or tight in time, by memory, exactly, from nothing."""
     found = [placed for by in ("level", "tight") if (placed := _filled(task, _kept(task), by)) is not None]
     if found:
-        return min(found, key=_overflow)
+        return Packing(min(found, key=_overflow))
     if (placed := _filled(task, _kept(task), "memory")) is not None:
-        return placed
+        return Packing(placed)
     if len(task.devices) * len(task.counts) <= EXACT_COLUMNS:
         return _exact(task)
-    return _filled(task, {name: {} for name in task.devices}, "memory")
+    return Packing(_filled(task, {name: {} for name in task.devices}, "memory"))
 
 
 def packed_partly(task: Task) -> Placed:
@@ -129,8 +138,8 @@ def relieved(task: Task, placed: Placed) -> Placed:
     return placed
 
 
-def _exact(task: Task) -> Placed | None:
-    """The packing with the fewest moves, as an integer program; None if there is none (or none in `EXACT_S`)."""
+def _exact(task: Task) -> Packing:
+    """The packing with the fewest moves, as an integer program, if one is found in `EXACT_S`."""
     model = Linear()
     at = {
         (unit, name): model.column(float(unit in task.loaded.get(name, ())), 0, 1, integer=True)
@@ -144,10 +153,11 @@ def _exact(task: Task) -> Placed | None:
         model.row(sizes, upper=1 if task.capacity else 0)
     found = model.solve(integer=True, time_limit_s=EXACT_S, gap=0.5)
     if found.objective == -INFINITY:
-        return None
+        return Packing(None, found.bound == -INFINITY, model.run_s)
     placed: Placed = {name: {} for name in task.devices}
     for unit in task.counts:
         hosts = [name for name in task.devices if found.values[at[unit, name]] > 0.5]
         for load, name in zip(task.loads(unit), hosts, strict=True):
             placed[name][unit] = load
-    return placed if all(bytes_left >= 0 for bytes_left in task.free(placed).values()) else None
+    fits = all(bytes_left >= 0 for bytes_left in task.free(placed).values())
+    return Packing(placed if fits else None, solve_s=model.run_s)

@@ -27,7 +27,8 @@ class Unit:
 class Option:
     """A way to answer a request: a weighted walk over units, with its recall by class.
 
-    `walk` holds (unit, expected visits per request); a plain variant is `((unit, 1.0),)`.
+    `walk` holds (unit, expected visits per request); a plain variant is `((unit, 1.0),)`. A visit that leaves early,
+    as at an exit of a multi-exit trunk, counts as the part of a full pass that it takes.
     """
 
     name: str
@@ -49,6 +50,23 @@ class Pool:
     devices: int
     memory_bytes: int  # of each device
     reserved: float = 0.0  # fraction of device time that is not the program's to give
+
+
+@dataclass(frozen=True, slots=True)
+class PowerBudget:
+    """What the devices of some pools together may draw for their visits: a box, a circuit or a site."""
+
+    pools: tuple[str, ...]
+    power_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The access link over which the inputs of some applications come in."""
+
+    name: str
+    applications: tuple[str, ...]
+    bandwidth_bytes_s: float  # what plans may fill; leave room for queueing, about 30 %
 
 
 @dataclass(frozen=True, slots=True)

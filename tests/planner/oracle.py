@@ -1,13 +1,13 @@
-"""The program (docs/formulation.md, eq. 1-7) said a second time, with cvxpy and to be read; and a plan's own check."""
+"""The program (docs/formulation.md, eq. 1-8) said a second time, with cvxpy and to be read; and a plan's own check."""
 
 import itertools
 from collections.abc import Iterator, Mapping
 
 import cvxpy as cp
 
+from planner.model import FLOOR_PRICE, HOLD_PRICE, LOAD_PRICE, SHORTFALL_PRICE, TIME_PRICE
 from planner.plans import Plan, Problem
 from planner.profiles import planned_batch
-from planner.program import FLOOR_PRICE, HOLD_PRICE, LOAD_PRICE, SHORTFALL_PRICE, TIME_PRICE
 
 
 def optimum(problem: Problem, x: Mapping[tuple[str, str], int] | None = None) -> float:
@@ -56,6 +56,19 @@ def optimum(problem: Problem, x: Mapping[tuple[str, str], int] | None = None) ->
         for u in here:
             more = cp.pos(count[pool.name, u] - problem.loaded.get((pool.name, u), 0))
             gain -= LOAD_PRICE * units[u].load_s * more + HOLD_PRICE * count[pool.name, u]
+
+    for budget in problem.power:
+        drawn = sum(problem.energy_j.get((u, p), 0.0) * f for (p, u, _), f in visits.items() if p in budget.pools)
+        rules.append(drawn + 0 * cp.Variable() <= budget.power_w)  # (8)
+    of = {o.name: o.application for o in problem.options}
+    for link in problem.links:
+        sent = sum(problem.wire_bytes.get(o, 0.0) * g for (o, _), g in answered.items() if of[o] in link.applications)
+        rules.append(sent + 0 * cp.Variable() <= link.bandwidth_bytes_s)  # (8)
+    for name in problem.min_share.keys() | problem.max_share.keys():
+        own = sum(g for (o, _), g in answered.items() if o == name)
+        total = sum(g for (o, _), g in answered.items() if of[o] == of[name])
+        rules.append(own + 0 * cp.Variable() <= problem.max_share.get(name, 1.0) * total)  # (8)
+        gain -= FLOOR_PRICE * cp.pos(problem.min_share.get(name, 0.0) * total - own)  # (8), soft
 
     program = cp.Problem(cp.Maximize(gain), rules)
     program.solve(solver=cp.HIGHS, mip_rel_gap=0.0, mip_abs_gap=1e-7)

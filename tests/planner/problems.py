@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from planner.plans import Problem
 from planner.profiles import LatencyCurve
-from planner.variants import Application, Option, Pool, Unit, plain_option
+from planner.variants import Application, Link, Option, Pool, PowerBudget, Unit, plain_option
 
 
 def one_application(
@@ -33,7 +33,9 @@ fractions = st.integers(30, 100).map(lambda percent: percent / 100)
 
 
 @st.composite
-def problems(draw: st.DrawFn, max_devices: int = 3, walks: bool = True, floors: bool = True) -> Problem:
+def problems(
+    draw: st.DrawFn, max_devices: int = 3, walks: bool = True, floors: bool = True, limits: bool = True
+) -> Problem:
     """One or two applications with up to three variants each, on one or two pools of unlike memory and speed."""
     names = [f"a{i}" for i in range(draw(st.integers(1, 2)))]
     floor = st.sampled_from([None, 0.6, 0.9]) if floors else st.none()
@@ -53,6 +55,7 @@ def problems(draw: st.DrawFn, max_devices: int = 3, walks: bool = True, floors: 
         for i in range(draw(st.integers(1, 2)))
     )
     cells = {name: draw(st.sampled_from([(1.0,), (0.25, 0.75)])) for name in names}
+    limited = draw(st.booleans()) if limits else False
     return Problem(
         applications,
         units,
@@ -63,6 +66,12 @@ def problems(draw: st.DrawFn, max_devices: int = 3, walks: bool = True, floors: 
         accuracy={o.name: tuple(draw(fractions) for _ in cells[o.application]) for o in options},
         cells=cells,
         loaded={(pools[0].name, units[0].name): min(1, pools[0].devices)},
+        energy_j={(unit.name, pool.name): float(draw(st.integers(0, 3))) for unit in units for pool in pools},
+        power=(PowerBudget(tuple(p.name for p in pools), draw(st.sampled_from([50.0, 300.0]))),) if limited else (),
+        wire_bytes={o.name: 1e4 * draw(st.integers(0, 3)) for o in options},
+        links=(Link("gateway", (names[0],), draw(st.sampled_from([5e5, 5e6]))),) if limited else (),
+        min_share={options[0].name: 0.1} if limited else {},
+        max_share={options[-1].name: 0.7} if limited and len(options) > 1 else {},
     )
 
 

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planner.grouping import Group, merged
-from planner.packing import EXACT_DEVICES, pack, solve_packed
+from planner.packing import pack, solve_packed
 from planner.plans import Plan, Problem
 from planner.program import solve
+from planner.search import EXACT_DEVICES
 from planner.shelves import Task, packed, relieved
 from planner.variants import Application, Device, Pool, Unit, plain_option
 from tests.planner.oracle import device_seconds, optimum, violations
@@ -135,7 +136,7 @@ def test_fragmentation_is_seen_and_the_shortfall_said() -> None:
 def test_load_that_overflows_a_device_goes_to_a_further_copy() -> None:
     units = ("a", "b", "c")
     task = Task(("d0", "d1"), dict.fromkeys(units, 1), dict.fromkeys(units, 3), 10, {}, dict.fromkeys(units, 2 / 3))
-    placed = packed(task)
+    placed = packed(task).placed
     assert placed is not None
     assert max(sum(held.values()) for held in placed.values()) > 1
     relieved(task, placed)
@@ -211,6 +212,8 @@ def test_a_small_cluster_gets_the_optimum_over_named_devices(problem: Problem) -
         pools=tuple(replace(pools[d.pool], name=d.name, devices=1) for d in devices),
         latency={(u.name, d.name): problem.latency[u.name, d.pool] for u in problem.units for d in devices},
         loaded={},
+        energy_j={(u.name, d.name): problem.energy_j[u.name, d.pool] for u in problem.units for d in devices},
+        power=tuple(replace(budget, pools=tuple(d.name for d in devices)) for budget in problem.power),  # of all pools
     )
     assert plan.objective == pytest.approx(optimum(alone), rel=1e-6, abs=1e-4)
 

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from planner.model import TIME_PRICE
 from planner.plans import Problem
 from planner.profiles import LatencyCurve
-from planner.program import TIME_PRICE, Cover, Forbidden, below_floor, evaluate, restrict, solve, unservable
+from planner.program import below_floor, evaluate, restrict, solve, unservable
+from planner.rules import Cover, Forbidden, one_unit_per_device
 from planner.variants import Application, Option, Pool, Unit, plain_option
 from tests.planner.oracle import brute_force, optimum, violations
 from tests.planner.problems import TEXTBOOK, one_application, problems
@@ -59,8 +61,8 @@ def test_the_optimum_is_that_of_cvxpy(problem: Problem) -> None:
     assert plan.gap >= 0
 
 
-@settings(parent=few, max_examples=25)
-@given(problems(max_devices=1))
+@settings(parent=few, max_examples=12)
+@given(problems(max_devices=1, limits=False))
 def test_the_optimum_is_that_of_brute_force(problem: Problem) -> None:
     assert close(solve(problem, time_limit_s=20, gap=1e-9).objective, brute_force(problem))
 
@@ -75,6 +77,17 @@ def test_every_plan_holds_when_recomputed_and_has_no_negative_price(problem: Pro
     assert plan.objective <= plan.bound + 1e-9
 
 
+@settings(parent=few, max_examples=100)
+@given(problems(), st.booleans())
+def test_without_time_the_rounding_is_a_plan_that_holds(problem: Problem, alone: bool) -> None:
+    rules = one_unit_per_device(problem) if alone else ()
+    plan = solve(problem, time_limit_s=0.0, gap=0.0, rules=rules)
+    assert list(violations(problem, plan)) == []
+    assert plan.objective <= plan.bound + 1e-9
+    for rule in rules:
+        assert sum(n for (pool, _), n in plan.replicas.items() if pool == rule.pool) <= rule.limit
+
+
 @settings(parent=few, max_examples=40)
 @given(problems(), st.integers(1, 3), st.integers(0, 5))
 def test_more_devices_and_memory_never_hurt(problem: Problem, devices: int, memory: int) -> None:
@@ -84,7 +97,7 @@ def test_more_devices_and_memory_never_hurt(problem: Problem, devices: int, memo
 
 
 @settings(parent=few, max_examples=40)
-@given(problems(walks=False))
+@given(problems(walks=False, limits=False))
 def test_a_dominated_variant_changes_nothing(problem: Problem) -> None:
     good = problem.units[-1]  # never the one that is loaded already, where there are two
     worse = replace(good, name=f"{good.name}-worse", memory_bytes=good.memory_bytes + 1, load_s=good.load_s + 1)

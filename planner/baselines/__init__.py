@@ -1,0 +1,1 @@
+"""What others plan, on the same problem and judged alike."""
