@@ -103,6 +103,9 @@ def _complaints(problem: Problem) -> Iterator[str]:
         yield f"utilisation is {problem.utilisation}; it is the fraction of device time to fill, above 0 and at most 1"
     if not 0 <= problem.overhead_s < float("inf"):
         yield f"overhead_s is {problem.overhead_s}; it is seconds per request, 0 or more"
+    for unit in problem.units:
+        if not 0 <= unit.load_s < float("inf"):
+            yield f"unit '{unit.name}': load_s is {unit.load_s}; it must be finite seconds, 0 or more"
     for pool in problem.pools:
         if not 0 <= pool.reserved <= 1:
             yield f"pool '{pool.name}': reserved is {pool.reserved}; it is a fraction of device time, 0 to 1"

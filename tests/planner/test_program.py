@@ -242,6 +242,8 @@ def test_numbers_that_are_none_are_refused_by_name(bad: float) -> None:
         solve(replace(TEXTBOOK, demand_rps={"k": bad}))
     with pytest.raises(ValueError, match=r"application 'k': option 'k/best' has accuracy"):
         solve(replace(TEXTBOOK, accuracy=dict(TEXTBOOK.accuracy) | {"k/best": (bad,)}))
+    with pytest.raises(ValueError, match=r"unit 'k/best': load_s is"):
+        solve(replace(TEXTBOOK, units=(replace(TEXTBOOK.units[0], load_s=bad), *TEXTBOOK.units[1:])))
 
 
 def test_cells_must_agree_with_their_shares() -> None:
