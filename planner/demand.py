@@ -5,9 +5,8 @@ from math import exp, inf, sqrt
 
 FALL_S = 10.0  # time constant of the mean that a plan counts on
 WINDOWS_S = (0.5, 8.0)  # the shortest and the longest past that is asked for a rise; each is twice the one before
-RISE_SIGMAS = (
-    3.5  # Poisson deviations above the mean that are no rise yet; at 3, chance alone replans about four times as often
-)
+# Poisson deviations above the mean that are no rise yet; at 3, chance alone replans about four times as often.
+RISE_SIGMAS = 3.5
 RISING_SIGMAS, RISING_S = 1.0, 2.0  # and once there was one, for so long: the first window held some of the time before
 
 
