@@ -209,12 +209,13 @@ def test_a_killed_replica_fails_no_request(live: SimpleNamespace) -> None:
         return [a["name"] for a in actors if a["namespace"] == "serve" and "tiny--" in a["name"]]
 
     def meanwhile() -> None:
-        for name in replicas()[:3]:
+        for name in replicas()[:2]:  # one after the other: at once, every device might be in doubt for a moment
             ray.kill(ray.get_actor(name, namespace="serve"))
+            time.sleep(3.0)
 
     before = len(replicas())
-    outcomes = under_load(live, 8.0, 20.0, meanwhile)
-    assert set(outcomes.http_status) == {200}
+    outcomes = under_load(live, 9.0, 20.0, meanwhile)
+    assert set(outcomes.http_status) == {200}, [error for error in outcomes.error if error]
     wait_until(lambda: len(replicas()) >= before and launcher.status(live.config)["settled"])
 
 
