@@ -94,10 +94,6 @@ class KnnPeek:
         votes = np.einsum("mk,mkc->mc", neighbours.weight, self._one_hot[neighbours.index])
         return np.asarray(size * votes)
 
-    def likeliest(self, neighbours: Neighbours) -> Integers:
-        """The class [m] with the most votes; the lowest of equals."""
-        return np.asarray(self.evidence(neighbours).argmax(axis=1), dtype=np.int64)
-
     def correctness(self, neighbours: Neighbours) -> Floats:
         """Σ_j w_j z_mj: the weighted fraction [m, option] of the neighbours on which each option was right."""
         return np.asarray(np.einsum("mk,omk->mo", neighbours.weight, self._correct[:, neighbours.index]))

@@ -59,7 +59,6 @@ def test_neighbours_vote_with_their_classes_and_tell_who_was_right() -> None:
     near = peek.neighbours([[0.1], [49.0]])
     assert near.index.tolist() == [[0, 1, 2], [3, 2, 1]]
     assert peek.evidence(near, 6.0) == pytest.approx(np.array([[2.0, 4.0, 0.0], [2.0, 2.0, 2.0]]))
-    assert peek.likeliest(near).tolist() == [1, 0]
     assert peek.correctness(near) == pytest.approx(np.array([[2 / 3, 0.0], [1 / 3, 1 / 3]]))
 
 
