@@ -95,6 +95,25 @@ def proteus_problem(folder: Path, demand_rps: float) -> Problem:
     return Problem(tuple(apps), tuple(units), options, pools, latency, demand, accuracy, utilisation=1 / BETA)
 
 
+def scaled(problem: Problem, factor: float) -> Problem:
+    """The problem with that many times the devices of each pool and the demand."""
+    pools = tuple(replace(pool, devices=round(factor * pool.devices)) for pool in problem.pools)
+    return replace(problem, pools=pools, demand_rps={k: factor * rate for k, rate in problem.demand_rps.items()})
+
+
+def first_applications(problem: Problem, many: int) -> Problem:
+    """The problem with its first applications only, which have all of the demand."""
+    kept = {app.name for app in problem.applications[:many]}
+    factor = sum(problem.demand_rps.values()) / sum(problem.demand_rps[name] for name in kept)
+    return replace(
+        problem,
+        applications=problem.applications[:many],
+        units=tuple(unit for unit in problem.units if unit.application in kept),
+        options=tuple(option for option in problem.options if option.application in kept),
+        demand_rps={name: factor * problem.demand_rps[name] for name in sorted(kept)},
+    )
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from cluster.asking import plan
+from cluster.playing import simulate
 from cluster.terminal import CONFIG, FILE, console, known_errors, pairs
 from cluster.workload import SHAPES
 from deployments.config import ConfigError
@@ -23,6 +24,7 @@ def main() -> None:
     pliant demo                      the whole system once, with a report and a picture
     pliant profile cluster.yaml      measure your own ONNX models
     pliant plan cluster.yaml -d a=50 what would be placed where for 50 requests/s of application a
+    pliant simulate cluster.yaml -r a=50   a load on it, and other policies beside, without a cluster
     pliant up cluster.yaml           start it; then `status`, `load`, `down`
     """
 
@@ -145,7 +147,7 @@ def profile(config: Path, applications: tuple[str, ...], pools: tuple[str, ...])
     """
     from cluster.report import progress_bars
     from cluster.tables import profile_table
-    from deployments.config import load_config
+    from deployments.config import load_config, peek_models
     from profiling.measure import profile as measure
 
     loaded = load_config(config)
@@ -155,7 +157,8 @@ def profile(config: Path, applications: tuple[str, ...], pools: tuple[str, ...])
         raise ConfigError(f"unknown pool '{unknown[0]}'; known are {', '.join(loaded.pools)}")
     names = applications or tuple(loaded.applications)
     with progress_bars(console) as progress:
-        found = measure(loaded.models, loaded.profiles, chosen, names, progress=progress)
+        peeks = peek_models(loaded)
+        found = measure(loaded.models, loaded.profiles, chosen, names, peeks=peeks, progress=progress)
     for name in names:
         console.print(profile_table(found, name))
 
@@ -201,9 +204,10 @@ def load(
 
     Requests are sent at their intended times whatever has come back, and latency counts from there.
     """
-    from cluster.loading import Load, run_load, targets_of, workload_of
+    from cluster.loading import run_load, targets_of, workload_of
     from cluster.metrics import summarise
     from cluster.report import comparison
+    from cluster.traces import Load
     from cluster.workload import load as read_workload
     from deployments.config import load_config
 
@@ -220,6 +224,9 @@ def load(
     outcomes.save(out)
     console.print(comparison({"load": summarise(outcomes)}))
     console.print(f"outcomes: {out}   picture: pliant report {out} --picture report.png")
+
+
+main.add_command(simulate)
 
 
 @main.command()

@@ -111,10 +111,10 @@ def profile_directory(models: Path) -> Path:
 
 
 def profiled(config: ClusterConfig) -> tuple[str, ...]:
-    """The applications whose cached profiles are those of the cached models."""
+    """The applications whose cached profiles are those of the cached models, with a calibrated SneakPeek model."""
     found = load_profiles(config.profiles)
     found.check_models(config.models, set(found.applications) & config.applications.keys())
-    return found.applications
+    return tuple(name for name in found.applications if found.peeks[name].estimates is not None)
 
 
 def write_config(config: ClusterConfig, path: Path) -> Path:

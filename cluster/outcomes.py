@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
@@ -40,6 +41,7 @@ class Outcome:
     deadline_s: float  # from `intended`
     emulated: bool  # the pool imitates a slower device
     router_s: float = math.nan  # of the latency, what the router says it spent; NaN without an answer
+    simulated: bool = False  # no device ran anything: `cluster.simulator`
 
     @property
     def correct(self) -> bool:
@@ -77,6 +79,7 @@ class Outcomes:
     deadline_s: NDArray[np.float64]
     emulated: NDArray[np.bool_]
     router_s: NDArray[np.float64]
+    simulated: NDArray[np.bool_]
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> "Outcomes":
@@ -122,13 +125,24 @@ class Outcomes:
         mean = np.bincount(index, expected, len(names)) / np.maximum(np.bincount(index, minlength=len(names)), 1)
         return [str(names[i]) for i in np.lexsort((names, mean))]
 
-    def save(self, path: str | Path) -> None:
-        """Write Parquet, with `correct` and `latency_s` for those who read it with other tools."""
+    @classmethod
+    def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+        """One after the other."""
+        if not parts:
+            return cls.of([])
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS})
+
+    def table(self) -> pa.Table:
+        """The columns for Parquet, with `correct` and `latency_s` for those who read it with other tools."""
         columns: dict[str, Any] = {}
         for name in (*FIELDS, "correct", "latency_s"):
             values = getattr(self, name)
             columns[name] = pa.array(values.tolist(), pa.string()) if values.dtype == object else values
-        pq.write_table(pa.table(columns, metadata={"pliant": FORMAT}), path, compression="zstd")
+        return pa.table(columns, metadata={"pliant": FORMAT})
+
+    def save(self, path: str | Path) -> None:
+        """Write Parquet."""
+        pq.write_table(self.table(), path, compression="zstd")
 
     @classmethod
     def load(cls, path: str | Path) -> "Outcomes":
@@ -142,4 +156,33 @@ class Outcomes:
         found = (table.schema.metadata or {}).get(b"pliant", b"nothing of Pliant's").decode()
         if found != FORMAT:
             raise OutcomesError(f"{path} holds {found}, not {FORMAT}; give a file that `pliant load` wrote")
-        return cls(**{name: np.array(table[name].to_pylist(), KINDS[name]) for name in FIELDS})
+        if "simulated" not in table.column_names:  # written before there was a simulator
+            table = table.append_column("simulated", pa.array([False] * len(table), pa.bool_()))
+        return cls(**{name: _column(table[name], KINDS[name]) for name in FIELDS})
+
+
+class Writer:
+    """Writes outcomes to a file part by part, a row group each: `with Writer(path) as write: write(outcomes)`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._file: Any = None
+
+    def __enter__(self) -> "Writer":
+        self(Outcomes.of([]))  # so that a run without requests has a file too
+        return self
+
+    def __call__(self, outcomes: Outcomes) -> None:
+        """Append the outcomes."""
+        table = outcomes.table()
+        if self._file is None:
+            self._file = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        if len(outcomes):
+            self._file.write_table(table)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _column(values: Any, kind: str) -> NDArray[Any]:
+    return np.array(values.to_pylist(), kind) if kind == "O" else values.to_numpy().astype(kind)

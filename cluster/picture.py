@@ -109,7 +109,10 @@ def _head(
     asked = f"{summary.asked:,} requests to {_plural(len(summary.applications), 'application')} in {length_s:.0f} s"
     measured = f"{len(summaries)} policies under the same load: {asked}" if len(summaries) > 1 else f"{shown}: {asked}"
     emulated = "some devices emulated" if summary.emulated and "emulat" not in notes else ""
-    beneath = ";  ".join(text for text in (notes, emulated) if text)
+    simulated = (
+        "SIMULATED: profiled times and recorded predictions, no device ran anything" if summary.simulated else ""
+    )
+    beneath = ";  ".join(text for text in (simulated, notes, emulated) if text)
     inch = 1 / figure.get_figheight()
     figure.text(LEFT, 1 - 0.42 * inch, title or measured, fontsize=17, weight="bold", color=INK)
     figure.text(LEFT, 1 - 0.72 * inch, beneath, fontsize=11.5, color="#555555")

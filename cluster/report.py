@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
 import numpy as np
@@ -24,11 +24,13 @@ RECENT = 500  # latencies that the live 95th percentile looks back on
 def comparison(summaries: Mapping[str, Summary]) -> Table:
     """One row per application and run, the whole first; the best of each column stands out."""
     emulated = any(summary.emulated for summary in summaries.values())
+    simulated = any(summary.simulated for summary in summaries.values())
     table = Table(
-        title="Policies compared",
+        title="Policies compared" + (", simulated" if simulated else ""),
         box=box.SIMPLE_HEAD,
         caption="± is half a 95 % interval; effective accuracy counts late and refused as wrong"
-        + ("; some devices are emulated" if emulated else ""),
+        + ("; some devices are emulated" if emulated else "")
+        + ("; simulated: no device ran anything" if simulated else ""),
         caption_justify="left",
     )
     table.add_column("application")
@@ -42,6 +44,22 @@ def comparison(summaries: Mapping[str, Summary]) -> Table:
     _add_rows(table, "all", summaries)
     for name in applications if len(applications) > 1 else ():
         _add_rows(table, name, {run: s.applications[name] for run, s in summaries.items() if name in s.applications})
+    return table
+
+
+def difference_table(differences: Iterable[tuple[str, str, float, float]], seeds: int) -> Table:
+    """Mean differences to the first policy over paired seeds: (policy, measure, difference, half its interval)."""
+    rows: dict[str, dict[str, Text]] = {}
+    for policy, measure, mean, half in differences:
+        certain = "" if np.isnan(half) or abs(mean) <= half else "bold green" if mean > 0 else "bold red"
+        rows.setdefault(policy, {})[measure] = Text(f"{100 * mean:+.2f} ± {100 * half:.2f}", certain)
+    table = Table(title=f"Difference to the first policy, points, over {seeds} paired seeds", box=box.SIMPLE_HEAD)
+    table.add_column("policy")
+    measures = list(dict.fromkeys(measure for row in rows.values() for measure in row))
+    for measure in measures:
+        table.add_column(measure.replace("_", " "), justify="right", no_wrap=True)
+    for policy, row in rows.items():
+        table.add_row(policy, *(row.get(measure, Text("–")) for measure in measures))
     return table
 
 

@@ -1,6 +1,6 @@
 """Tables for the terminal: what is planned, what is profiled, what a running cluster says of itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -8,7 +8,7 @@ from rich.table import Table
 from cluster.whatif import WhatIf
 from deployments.catalogue import House
 from deployments.profiles import Profiles
-from planner.explain import Binding, Explanation, Gain, answered_rps, mean_accuracy
+from planner.explain import Binding, Explanation, Gain, Marginal, answered_rps, mean_accuracy
 from planner.plans import Plan
 from planner.program import below_floor
 from planner.welfare import goodput, relative
@@ -84,7 +84,18 @@ def explanation_tables(explanation: Explanation) -> list[Table]:
         gains.add_row(gain.change, *_differences(gain))
     for column in gains.columns[1:]:
         column.justify = "right"
-    return [bindings, gains]
+    return [bindings, _marginals(explanation.marginals), gains] if explanation.marginals else [bindings, gains]
+
+
+def _marginals(marginals: Sequence[Marginal]) -> Table:
+    table = Table("application", "answered by", "brings", title="One request/s more (dual)", title_justify="left")
+    for marginal in marginals:
+        names = ", ".join(name.split("/", 1)[-1] for name in marginal.options)
+        brings = f"{marginal.right_rps:+.2f} answered right"
+        if marginal.refused_rps:
+            brings = f"{marginal.refused_rps:.2f} refused" + (", of all applications" if names else "")
+        table.add_row(marginal.application, names or "nothing", brings)
+    return table
 
 
 def _worth(binding: Binding) -> str:
@@ -179,6 +190,8 @@ def status_tables(status: Mapping[str, Any]) -> list[Table]:
     for key in ("ready", "policy", "settled", "replans", "last_replan"):
         summary.add_row(key.replace("_", " "), str(status.get(key, "-")))
     summary.add_row("device time in use", f"{100 * status['utilisation']:.0f} %")
+    if "planned_utilisation" in status:  # not before the planner has answered
+        summary.add_row("device time that plans fill", f"{100 * status['planned_utilisation']:.0f} %")
     if status.get("failed"):
         summary.add_row("[red]did not start", ", ".join(status["failed"]))
     plan = status.get("plan") or {}

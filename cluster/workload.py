@@ -95,6 +95,17 @@ def burst(calm_rps: float, burst_rps: float, duration_s: float) -> Rate:
     return Rate((0.0, a, a, b, b, duration_s), (calm_rps, calm_rps, burst_rps, burst_rps, calm_rps, calm_rps))
 
 
+def bursts(calm_rps: float, burst_rps: float, duration_s: float, count: int = 3) -> Rate:
+    """Calm, and `count` bursts at even distances, each a tenth of the time at another rate."""
+    at, rps = [0.0], [calm_rps]
+    for i in range(count):
+        middle = (i + 0.5) / count * duration_s
+        a, b = middle - 0.05 * duration_s, middle + 0.05 * duration_s
+        at += [a, a, b, b]
+        rps += [calm_rps, burst_rps, burst_rps, calm_rps]
+    return Rate((*at, duration_s), (*rps, calm_rps))
+
+
 def diurnal(low_rps: float, high_rps: float, duration_s: float, days: float = 1.0) -> Rate:
     """A raised cosine that begins and ends each of `days` at its low, in 48 pieces a day."""
     at = np.linspace(0.0, 1.0, max(2, round(48 * days) + 1))
@@ -109,7 +120,7 @@ def demo(calm_rps: float, plateau_rps: float, burst_rps: float, duration_s: floa
     return Rate(tuple(at.tolist()), rps)
 
 
-SHAPES = {"constant": constant, "ramp": ramp, "burst": burst, "diurnal": diurnal, "demo": demo}
+SHAPES = {"constant": constant, "ramp": ramp, "burst": burst, "bursts": bursts, "diurnal": diurnal, "demo": demo}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,15 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.instant)
+
+    @classmethod
+    def unchecked(cls, applications: tuple[str, ...], instant: Floats, application: Ints, sample: Ints) -> "Workload":
+        """One whose instants may be below 0 or out of order: the simulator's, of a time before or as they arrive."""
+        made = object.__new__(cls)
+        columns = {"applications": applications, "instant": instant, "application": application, "sample": sample}
+        for name, value in columns.items():
+            object.__setattr__(made, name, value)  # frozen: the only way past the check
+        return made
 
     def counts(self) -> dict[str, int]:
         """Requests of each application."""

@@ -1,23 +1,34 @@
 """From one configuration, its model repository and its profiles to what the planner's machines work with."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from deployments.config import ClusterConfig, ConfigError, Manifest, load_manifest
-from deployments.profiles import Profiles, VariantProfile, load_profiles
+from deployments.config import (
+    ClusterConfig,
+    ConfigError,
+    Manifest,
+    PeekConfig,
+    PoolConfig,
+    load_manifest,
+    peek_models,
+)
+from deployments.profiles import ModelTrust, Peek, Profiles, VariantProfile, file_sha256, load_profiles
+from deployments.runtimes import Runtime
 from planner.accuracy import Estimator
 from planner.catalogue import Catalogue
+from planner.cells import Cells, make_cells
 from planner.controller import Settings
 from planner.plans import Problem
-from planner.posterior import KnnPeek
+from planner.posterior import KnnPeek, ModelPeek
+from planner.profiles import LatencyCurve
 from planner.program import unservable
 from planner.router import Limits
 from planner.variants import Application, Pool
 
-KAPPA = 2.0  # weight of the class-wise estimate against the neighbours' own correctness (weight 1 in all)
+Key = tuple[str, str]  # (unit, pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,7 @@ class House:
     manifests: Mapping[str, Manifest]
     profiles: Profiles
     catalogue: Catalogue
+    cells: Mapping[str, Cells] = field(default_factory=dict)  # by application, where there is more than one
 
     def limits(self) -> Limits:
         """The router machine's share of the configuration."""
@@ -47,6 +59,7 @@ class House:
         return Settings(
             period_s=planner.period_s,
             utilisation=planner.utilisation,
+            violations=planner.violations,
             overhead_s=planner.overhead_s,
             band=planner.band,
             min_demand_rps=planner.min_demand_rps,
@@ -80,23 +93,76 @@ class House:
         )
 
     def estimator(self, application: str) -> Estimator:
-        """What estimates each option's accuracy on each request; blind to the data where the configuration says so."""
+        """What estimates each option's accuracy on each request; blind to the data where the configuration says so.
+
+        Raises ModelError where a SneakPeek model does not open, or does not take and give what the variants do.
+        """
         variants = self.variants(application)
-        recalls = [v.recall for v in variants]
+        confusions = [v.confusion for v in variants]
         mix = np.bincount(variants[0].labels, minlength=variants[0].classes) / len(variants[0].labels)
-        peek = self.profiles.peeks.get(application)
-        if not self.config.planner.data_aware or peek is None:
-            return Estimator(recalls, mix)
-        rows = [peek.variants.index(v.variant) for v in variants]
-        knn = KnnPeek(peek.features, peek.labels, peek.correct[rows], variants[0].classes, peek.k)
-        return Estimator(recalls, mix, knn, peek.projection, KAPPA, peek.evidence)
+        memory = self.config.planner.mix_memory
+        profiled = self.profiles.peeks.get(application)
+        strength = 0.0 if profiled is None else profiled.strength
+        found = _peek(self.config, self.profiles, application)
+        if found is None:
+            return Estimator(confusions, mix, memory=memory, strength=strength)
+        cells = self.cells.get(application)
+        if isinstance(found, ModelTrust):
+            peek = self._model_peek(application, found)
+            return Estimator(confusions, mix, peek, found.evidence, cells=cells, memory=memory, strength=strength)
+        rows = [found.variants.index(v.variant) for v in variants]
+        classes = variants[0].classes
+        references = found.features, found.labels, found.correct[rows]
+        knn = KnnPeek(*references, classes, found.k, found.kernel, found.projection)
+        return Estimator(confusions, mix, knn, found.evidence, found.kappa, cells, memory, strength)
+
+    def _model_peek(self, application: str, trust: ModelTrust) -> ModelPeek:
+        manifest = self.manifests[application]
+        runtime = Runtime(peek_models(self.config)[application], manifest, PoolConfig())
+        return ModelPeek(lambda x: runtime.run(x)[0], len(manifest.classes), trust.temperature, trust.logits)
+
+
+def _peek(config: ClusterConfig, profiles: Profiles, application: str) -> Peek | ModelTrust | None:
+    """The SneakPeek model that the configuration asks for, as profiled; ConfigError where it was not."""
+    asked, found = config.applications[application].peek, profiles.peeks.get(application)
+    if not config.planner.data_aware or asked == "none" or found is None:
+        return None
+    if not isinstance(asked, PeekConfig):
+        return found
+    path = Path(asked.model)
+    if not path.is_file():
+        raise ConfigError(f"application '{application}': peek: {path}: no such model file")
+    if found.model is None or file_sha256(path) != found.model.sha256:
+        known = "no model" if found.model is None else "another one"
+        raise ConfigError(
+            f"application '{application}': peek is {path}, but {known} was profiled: run `pliant profile`"
+        )
+    return found.model
+
+
+def _cells(
+    config: ClusterConfig, profiles: Profiles, served: Sequence[VariantProfile], latency: Mapping[Key, LatencyCurve]
+) -> Cells | None:
+    """The cells of an application's served variants; None where one is all there can be."""
+    first = served[0]
+    found = _peek(config, profiles, first.application)
+    if found is None or found.estimates is None or config.planner.cells == 1:
+        return None
+    rows = [profiles.peeks[first.application].variants.index(v.variant) for v in served]
+    units = [v.unit.name for v in served]
+    cost = [
+        min(curve.at(b) / b for (u, _), curve in latency.items() if u == unit for b in curve.batches) for unit in units
+    ]
+    correct = np.stack([v.correct for v in served])
+    return make_cells(found.estimates[rows].T, correct, first.labels, first.classes, cost, config.planner.cells)
 
 
 def load_house(config: ClusterConfig, check_models: bool = True) -> House:
     """Read manifests and profiles, and refuse what cannot be served.
 
     Raises:
-        ConfigError: an application or variant is unknown, a pool not profiled, or no pool can meet an SLO.
+        ConfigError: an application or variant is unknown, a pool or a SneakPeek model not profiled, or no pool can
+            meet an SLO.
         ProfileError: profiles are missing, or no longer those of the model files.
     """
     manifests = {name: load_manifest(_directory(config, name)) for name in config.applications}
@@ -104,7 +170,11 @@ def load_house(config: ClusterConfig, check_models: bool = True) -> House:
     if check_models:
         profiles.check_models(config.models, config.applications)
     served = [v for name in config.applications for v in _served(config, profiles, name)]
-    house = House(config, manifests, profiles, _catalogue(config, manifests, profiles, served))
+    catalogue = _catalogue(config, manifests, profiles, served)
+    by_application = {name: [v for v in served if v.application == name] for name in config.applications}
+    cells = {name: _cells(config, profiles, them, catalogue.latency) for name, them in by_application.items()}
+    told = {name: them for name, them in cells.items() if them is not None and len(them) > 1}
+    house = House(config, manifests, profiles, _with_cells(catalogue, told), told)
     reasons = unservable(house.problem(dict.fromkeys(config.applications, config.planner.min_demand_rps)))
     if reasons:
         raise ConfigError("; ".join(reasons.values()))
@@ -154,6 +224,16 @@ def _catalogue(
         latency=latency,
         accuracy={v.unit.name: v.accuracy for v in served},
     )
+
+
+def _with_cells(catalogue: Catalogue, cells: Mapping[str, Cells]) -> Catalogue:
+    accuracy = {
+        option.name: tuple(row.tolist())
+        for name, them in cells.items()
+        for option, row in zip(catalogue.options[name], them.accuracy(), strict=True)
+    }
+    shares = {name: tuple(them.shares().tolist()) for name, them in cells.items()}
+    return replace(catalogue, cells=shares, in_cells=accuracy)
 
 
 def _application(config: ClusterConfig, manifest: Manifest, name: str) -> Application:

@@ -50,12 +50,20 @@ class PoolConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PeekConfig:
+    """A classifier of one's own as an application's SneakPeek model; it takes and gives what the variants do."""
+
+    model: str  # an ONNX file, relative to this file
+
+
+@dataclass(frozen=True, slots=True)
 class ApplicationConfig:
     """What a cluster serves of a model repository's application."""
 
     slo_s: float | None = None  # default: the application's own
     floor: float | None = None
     variants: tuple[str, ...] | None = None  # default: all
+    peek: str | PeekConfig = "knn"  # what looks at a request first: "knn", "none", or a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +73,13 @@ class PlannerConfig:
     period_s: float = 10.0
     time_limit_s: float = 1.0
     utilisation: float = 0.75
+    violations: float = 0.01  # of requests that may be late or refused; 0 keeps `utilisation` as it is
     overhead_s: float = 0.03  # of HTTP, router and transport, outside the device
     policy: str = "pliant"  # or "best", "cheapest": one fixed variant per application, for comparison
     fairness: str = "efficient"  # or "max_min", "proportional": how applications share the cluster
     data_aware: bool = True
+    cells: int = 4  # kinds of input that an application's plan tells apart, at most; 1 plans blindly
+    mix_memory: int = 1000  # answers after which one weighs 1/e of what it did in the label mix
     band: float = 0.25  # replan at once when demand leaves the planned one by this fraction
     min_demand_rps: float = 1.0  # planned for every application, so that it can answer at all
     patience_s: float = 8.0  # how long a new placement may take before the old one makes room for it
@@ -164,7 +175,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+        kinds = [a for a in arguments if a is not type(None)]
+        structured = [a for a in kinds if dataclasses.is_dataclass(a)] if isinstance(value, Mapping) else []
+        return _convert((structured or kinds)[0], value, where)
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast(type, hint), value if value is not None else {}, where)
     if origin is tuple:
@@ -202,6 +215,7 @@ def _fraction(value: float | None, where: str) -> None:
     raise ConfigError(f"{where} is {value:g}; it is a fraction{remedy}")
 
 
+PEEKS = ("knn", "none")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,48}[A-Za-z0-9])?")  # of a pool: it becomes a Ray node label
 
 
@@ -223,13 +237,22 @@ def check(config: ClusterConfig) -> ClusterConfig:
         _fraction(application.floor, f"application '{name}': floor")
         slo = application.slo_s
         _require(slo is None or slo > 0, f"application '{name}': slo_s is {slo}; it must be positive")
+        peek = application.peek
+        _require(
+            isinstance(peek, PeekConfig) or peek in PEEKS,
+            f"application '{name}': peek is '{peek}'; it is {', '.join(PEEKS)}, or model: and an ONNX file",
+        )
     planner = config.planner
     _require(planner.policy in POLICIES, f"planner: policy is '{planner.policy}'; known are {', '.join(POLICIES)}")
     _require(planner.fairness in FAIRNESS, f"planner: fairness is '{planner.fairness}'; known: {', '.join(FAIRNESS)}")
     _require(0 < planner.utilisation <= 1, f"planner: utilisation is {planner.utilisation:g}; it is in (0, 1]")
+    _fraction(planner.violations, "planner: violations")
+    _require(planner.violations < 1, "planner: violations is 1; a budget that every request may violate is none")
     _require(planner.period_s > 0, f"planner: period_s is {planner.period_s:g}; it must be positive")
     _require(planner.time_limit_s > 0, f"planner: time_limit_s is {planner.time_limit_s:g}; it must be positive")
     _require(planner.overhead_s >= 0, f"planner: overhead_s is {planner.overhead_s:g}; it cannot be negative")
+    _require(planner.cells >= 1, f"planner: cells is {planner.cells}; at least one, which plans blindly")
+    _require(planner.mix_memory >= 1, f"planner: mix_memory is {planner.mix_memory}; it is a number of answers")
     _require(planner.band > 0, f"planner: band is {planner.band:g}; it must be positive, such as 0.25")
     _require(planner.min_demand_rps > 0, f"planner: min_demand_rps is {planner.min_demand_rps:g}; it must be positive")
     _require(planner.patience_s >= 0, f"planner: patience_s is {planner.patience_s:g}; it cannot be negative")
@@ -259,7 +282,23 @@ def load_config(path: str | Path) -> ClusterConfig:
         config,
         models=str(base / Path(config.models).expanduser()),
         profiles=str(base / Path(config.profiles).expanduser()),
+        applications={name: _resolved(asked, base) for name, asked in config.applications.items()},
     )
+
+
+def _resolved(asked: ApplicationConfig, base: Path) -> ApplicationConfig:
+    if not isinstance(asked.peek, PeekConfig):
+        return asked
+    return dataclasses.replace(asked, peek=PeekConfig(str(base / Path(asked.peek.model).expanduser())))
+
+
+def peek_models(config: ClusterConfig) -> dict[str, Path]:
+    """The SneakPeek models that are files, by application."""
+    return {
+        name: Path(asked.peek.model)
+        for name, asked in config.applications.items()
+        if isinstance(asked.peek, PeekConfig)
+    }
 
 
 def read_yaml(path: Path) -> Any:

@@ -43,6 +43,9 @@ class Report:
     interval_s: float
     accuracy: Mapping[str, float]  # by option
     loaded: Mapping[str, frozenset[str]]  # units by device, as Ray Serve has told the router
+    violated: Mapping[str, int]  # by application: late, or refused for lack of time or room
+    cells: Mapping[str, tuple[int, ...]]  # by application: arrivals [cell]
+    in_cells: Mapping[str, tuple[float, ...]]  # by option: accuracy [cell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ class Planner:
             self._started = True
             self._spawn(self._watch())
         self._loaded = report.loaded
-        self._handle(Reported(report.arrived, report.interval_s, report.accuracy))
+        self._handle(
+            Reported(report.arrived, report.interval_s, report.accuracy, report.violated, report.cells, report.in_cells)
+        )
         return Bulletin(self._number, self._controller.plan, self._status())
 
     async def set_policy(self, policy: str) -> None:
@@ -139,6 +144,7 @@ class Planner:
             "settled": controller.settled,
             "replans": controller.replans,
             "last_replan": self._why,
+            "planned_utilisation": controller.utilisation,
             "demand_rps": controller.demand_rps,
             "devices": {device.name: device.pool for device in self._devices},
             "failed": [f"{unit} on {pool}" for pool, unit in controller.failed],

@@ -23,6 +23,7 @@ from planner.profiles import LatencyCurve
 from planner.variants import Option, Unit, plain_option
 
 VERSION = 1
+KAPPA = 2.0  # weight of the class-wise estimate against the neighbours' own correctness, where it was not fitted
 REPLICA_START_S = 2.0  # until a new replica is known to routers: 1.5 s on an idle machine, 3 to 5 s on a busy one
 
 
@@ -95,6 +96,17 @@ class VariantProfile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ModelTrust:
+    """How far a classifier can be trusted that is an application's SneakPeek model, by the validation samples."""
+
+    sha256: str  # of the model file that was judged
+    logits: bool  # whether its scores are logits; else probabilities
+    temperature: float
+    evidence: float  # pseudo-counts that its probabilities weigh together
+    estimates: NDArray[np.float32]  # [variant, sample], accuracy expected of samples that were held out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Peek:
     """The SneakPeek model of an application: nearest neighbours among the validation samples, after a projection."""
 
@@ -106,6 +118,11 @@ class Peek:
     variants: tuple[str, ...]  # names along the first axis of `correct`
     k: int  # neighbours asked
     evidence: float  # pseudo-counts that the neighbours' votes weigh together
+    kappa: float = KAPPA
+    kernel: bool = False  # whether nearer neighbours weigh more
+    strength: float = 0.0  # validation samples that count against a variant's own trouble with a class
+    estimates: NDArray[np.float32] | None = None  # [variant, sample], accuracy expected of samples that were held out
+    model: ModelTrust | None = None  # where another classifier takes the place of the neighbours
 
     @property
     def projection(self) -> Projection:
@@ -274,8 +291,16 @@ def _write(directory: Path, profiles: Profiles) -> None:
         pq.write_table(pa.Table.from_pylist(rows[table], schema), directory / f"{table}.parquet")
     (directory / "peek").mkdir()
     for application, peek in profiles.peeks.items():
-        arrays: dict[str, Any] = {f.name: np.asarray(getattr(peek, f.name)) for f in fields(peek)}
+        arrays = _arrays(peek)
+        if peek.model is not None:
+            arrays |= {f"model.{name}": value for name, value in _arrays(peek.model).items()}
         np.savez_compressed(directory / "peek" / f"{application}.npz", version=VERSION, **arrays)
+
+
+def _arrays(value: Peek | ModelTrust) -> dict[str, Any]:
+    """The fields of a value that are there, as arrays; those of a value within it are left out."""
+    found = {f.name: getattr(value, f.name) for f in fields(value)}
+    return {k: np.asarray(v) for k, v in found.items() if v is not None and not isinstance(v, ModelTrust)}
 
 
 def _read(directory: Path, table: str) -> list[dict[str, Any]]:
@@ -295,12 +320,18 @@ def _read_peek(directory: Path, application: str) -> Peek:
     path = directory / "peek" / f"{application}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        _check_version(path, int(arrays.pop("version")))
-        variants, k, evidence = (arrays.pop(name) for name in ("variants", "k", "evidence"))
-        return Peek(**arrays, variants=tuple(variants.tolist()), k=int(k), evidence=float(evidence))
+            arrays = {name: _plain(value) for name, value in file.items()}
+        _check_version(path, arrays.pop("version"))
+        model = {name.removeprefix("model."): arrays.pop(name) for name in list(arrays) if name.startswith("model.")}
+        arrays["variants"] = tuple(arrays["variants"].tolist())
+        return Peek(**arrays, model=ModelTrust(**model) if model else None)
     except (OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ProfileError(f"{path}: missing or broken: {error}; re-profile '{application}'") from error
+
+
+def _plain(value: NDArray[Any]) -> Any:
+    """A number or a text that was stored as an array of no dimension, or the array."""
+    return value.item() if value.ndim == 0 else value
 
 
 def _check_version(path: Path, found: int) -> None:

@@ -27,6 +27,8 @@ from deployments.protocol import (
     WireError,
 )
 from deployments.registry import REGISTRY, Replica, ReplicaGone
+from deployments.runtimes import ModelError
+from planner.accuracy import Estimate
 from planner.events import (
     Answer,
     Arrived,
@@ -47,6 +49,7 @@ from planner.router import Router
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
+PEEK_WEIGHT = 0.02  # of one request in the mean time of a look
 OVERDUE = 0.5  # of the time that is left to its deadline, by which a batch may overrun before its device is doubted
 OVERDUE_S = 0.25  # and at least this
 
@@ -72,6 +75,8 @@ class RouterDriver:
         self._variants = variants
         self._machine = Router(self.house.catalogue, self.house.limits())
         self._estimators = {name: self.house.estimator(name) for name in self.house.manifests}
+        self._arrived_in = {name: np.zeros(e.cells, np.int64) for name, e in self._estimators.items()}  # [cell]
+        self._peek_s = dict.fromkeys(self._estimators, 0.0)  # mean time that a look took of late, per sample
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -99,17 +104,31 @@ class RouterDriver:
         arrived = self._loop.time()
         slo_s = self.house.catalogue.applications[application].slo_s
         deadline = arrived + (asked.deadline_ms / 1e3 if asked.deadline_ms is not None else slo_s)
-        accuracy = self._estimators[application].estimate(asked.x)
+        seen = self._look(application, asked.x)
         requests = [
             Request(next(self._ids), application, arrived, deadline, tuple(row), asked.min_accuracy, asked.priority)
-            for row in accuracy.tolist()
+            for row in seen.accuracy.tolist()
         ]
         try:
             futures = [self._submit(request, sample) for request, sample in zip(requests, asked.x, strict=True)]
             answers = await asyncio.gather(*futures)
-            return self._reply(application, requests, answers)
+            return self._reply(application, requests, answers, seen)
         finally:
             self._forget(requests)
+
+    def _look(self, application: str, x: NDArray[Any]) -> Estimate:
+        """What is expected of the samples; the time that it takes is the request's own, after its arrival."""
+        start = self._loop.time()
+        try:
+            seen = self._estimators[application].estimate(x)
+        except ModelError as error:  # the variants may do better
+            logger.warning("router: looking failed application=%s: %s", application, _brief(error))
+            return self._estimators[application].blind(len(x))
+        spent_s = (self._loop.time() - start) / len(x)
+        before = self._peek_s[application]
+        self._peek_s[application] = before + PEEK_WEIGHT * (spent_s - before) if before else spent_s
+        self._arrived_in[application] += np.bincount(seen.cell, minlength=len(self._arrived_in[application]))
+        return seen
 
     def _submit(self, request: Request, sample: NDArray[Any]) -> "asyncio.Future[Answer]":
         future: asyncio.Future[Answer] = self._loop.create_future()
@@ -118,18 +137,21 @@ class RouterDriver:
         self._handle(Arrived(request))
         return future
 
-    def _reply(self, application: str, requests: list[Request], answers: list[Answer]) -> tuple[NDArray[Any], Served]:
+    def _reply(
+        self, application: str, requests: list[Request], answers: list[Answer], seen: Estimate
+    ) -> tuple[NDArray[Any], Served]:
         now = self._loop.time()
         options = self.house.catalogue.options[application]
         index = {option.name: i for i, option in enumerate(options)}
         scores = np.stack([self._scores[answer.request.id] for answer in answers])
-        self._estimators[application].answered(np.eye(scores.shape[1])[scores.argmax(axis=1)])
+        given = [index[answer.option] for answer in answers]
+        self._estimators[application].answered(seen.likelihood, given, scores.argmax(axis=1).tolist())
         pools = self.house.config.pools
         return scores, Served(
             variant=_joined(answer.option.split("/", 1)[1] for answer in answers),
             pool=_joined(answer.device.pool for answer in answers),
             device=_joined(answer.device.name for answer in answers),
-            expected_accuracy=float(np.mean([a.request.accuracy[index[a.option]] for a in answers])),
+            expected_accuracy=float(np.mean([a.request.accuracy[i] for a, i in zip(answers, given, strict=True)])),
             deadline_met=now <= requests[0].deadline,
             latency_ms=1e3 * (now - requests[0].arrived),
             emulated=any(pools[answer.device.pool].emulated is not None for answer in answers),
@@ -247,6 +269,11 @@ class RouterDriver:
             loaded.setdefault(device, set()).add(unit)
         return {device: frozenset(units) for device, units in loaded.items()}
 
+    def _mix_of(self, application: str) -> dict[str, float]:
+        """The label mix that is believed to arrive now, by class."""
+        mix = self._estimators[application].prior
+        return dict(zip(self.house.manifests[application].classes, mix.tolist(), strict=True))
+
     async def _report(self) -> None:
         """Report to the planner twice a second and take over its plan, for as long as the router lives."""
         told_at = self._loop.time()
@@ -254,8 +281,19 @@ class RouterDriver:
             await asyncio.sleep(REPORT_EVERY_S)
             self._handle(Tick())  # so that utilisation and prices also fall while nothing comes in
             now = self._loop.time()
-            arrived = {name: count.arrived for name, count in self._machine.take_counts().items()}
-            report = Report(arrived, now - told_at, self._accuracies(), self._loaded())
+            counts = self._machine.take_counts()
+            arrived = {name: count.arrived for name, count in counts.items()}
+            violated = {name: count.violated for name, count in counts.items()}
+            cells, self._arrived_in = self._arrived_in, {n: np.zeros_like(c) for n, c in self._arrived_in.items()}
+            report = Report(
+                arrived,
+                now - told_at,
+                self._accuracies(),
+                self._loaded(),
+                violated,
+                {name: tuple(found.tolist()) for name, found in cells.items()},
+                self._in_cells(),
+            )
             told_at = now
             try:
                 bulletin = await asyncio.wait_for(self._planner.report.remote(report), 10.0)
@@ -272,6 +310,14 @@ class RouterDriver:
             option.name: float(value)
             for name, estimator in self._estimators.items()
             for option, value in zip(self.house.catalogue.options[name], estimator.current(), strict=True)
+        }
+
+    def _in_cells(self) -> dict[str, tuple[float, ...]]:
+        """Each option's accuracy in each cell, on the label mix that arrives now."""
+        return {
+            option.name: tuple(row.tolist())
+            for name, estimator in self._estimators.items()
+            for option, row in zip(self.house.catalogue.options[name], estimator.in_cells(), strict=True)
         }
 
     async def set_policy(self, policy: str) -> None:
@@ -295,6 +341,8 @@ class RouterDriver:
             "utilisation": prices.utilisation,
             "scarcity": prices.scarcity,
             "overhead_s": {pool: self._machine.times.overhead_s(pool) for pool in self.house.config.pools},
+            "peek_s": dict(self._peek_s),
+            "label_mix": {name: self._mix_of(name) for name in self._estimators},
             "loaded": {device: sorted(units) for device, units in self._loaded().items()},
             "plan": None
             if plan is None

@@ -1,7 +1,7 @@
 """What a cluster can serve: applications with their options, units with their profiles, pools with their memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planner.profiles import LatencyCurve
 from planner.variants import Application, Option, Pool, Unit
@@ -20,6 +20,8 @@ class Catalogue:
     pools: Mapping[str, Pool]
     latency: Mapping[tuple[str, str], LatencyCurve]  # (unit, pool)
     accuracy: Mapping[str, float]  # by option: profiled, on the validation split's label mix
+    cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by application: profiled shares [cell]
+    in_cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by option: profiled accuracy [cell]
 
     def __post_init__(self) -> None:
         for application, options in self.options.items():

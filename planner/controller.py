@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from planner.catalogue import Catalogue
+from planner.cells import Shares
 from planner.demand import Demand, outside
 from planner.fairness import assign
+from planner.headroom import Headroom, load_of
 from planner.plans import Plan, Problem
 from planner.program import restrict
 from planner.standby import with_standby
@@ -26,6 +28,7 @@ class Settings:
 
     period_s: float
     utilisation: float
+    violations: float  # fraction of requests that may be late or refused, for which `utilisation` is moved; 0 holds it
     overhead_s: float
     band: float
     min_demand_rps: float
@@ -43,6 +46,9 @@ class Reported:
     arrived: Mapping[str, int]  # by application
     interval_s: float
     accuracy: Mapping[str, float] = field(default_factory=dict)  # by option, over the label mix that arrives now
+    violated: Mapping[str, int] = field(default_factory=dict)  # by application: late, or refused for time; {} unknown
+    cells: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by application: arrivals [cell]
+    in_cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by option: `accuracy` [cell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +119,13 @@ class Controller:
         self._settings = settings
         self._policy = settings.policy
         self._demand = {name: Demand() for name in catalogue.applications}
+        self._headroom = Headroom(settings.utilisation, settings.violations)
         self._accuracy = dict(catalogue.accuracy)
+        self._in_cells = dict(catalogue.in_cells)
+        self._cells = {name: Shares(profiled) for name, profiled in catalogue.cells.items()}
         self._devices: tuple[Device, ...] = ()
         self._loaded: Mapping[str, frozenset[str]] = {}
+        self._up: Counts = {}
         self._problem: Problem | None = None  # that is being solved
         self._solved_at = float("-inf")
         self._pending = ""  # why to plan anew as soon as may be
@@ -139,22 +149,29 @@ class Controller:
         return {name: demand.rate_rps for name, demand in self._demand.items()}
 
     @property
+    def utilisation(self) -> float:
+        """η: the fraction of device time that the next plan may fill."""
+        return self._headroom.utilisation
+
+    @property
     def settled(self) -> bool:
         """Whether exactly what is wanted is up, under a plan by the present policy."""
-        return self.plan is not None and not self._pending and self._up() == self._wanted
+        return self.plan is not None and not self._pending and self._up == self._wanted
 
     def handle(self, event: ControllerEvent, now: float) -> list[ControllerAction]:
         """React to one event."""
         actions: list[ControllerAction] = []
         match event:
-            case Reported(arrived, interval_s, accuracy):
+            case Reported(arrived, interval_s, violated=violated):
                 for name, count in arrived.items():
                     self._demand[name].told(count, interval_s)
-                self._accuracy |= accuracy
+                self._believe(event)
+                if violated:
+                    self._learn(sum(violated.values()), sum(arrived.values()), interval_s)
             case ClusterChanged(devices, loaded):
                 if {d.name for d in devices} != {d.name for d in self._devices}:
                     self._pending = "the devices changed"
-                self._devices, self._loaded = devices, loaded
+                self._devices, self._loaded, self._up = devices, loaded, counts(devices, loaded)
             case PolicySet(policy):
                 if policy != self._policy:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
@@ -192,8 +209,9 @@ class Controller:
     def problem(self) -> Problem:
         """What is to be solved now."""
         catalogue, settings = self._catalogue, self._settings
-        # A fixed policy's one variant is the profile's choice: it does not move with the label mix.
+        # A fixed policy's one variant is the profile's choice: it does not move with the label mix, nor with cells.
         accuracy = self._accuracy if self._policy == "pliant" else catalogue.accuracy
+        cells = self._present_cells() if self._policy == "pliant" else {}
         present = {device.pool for device in self._devices}
         pools = tuple(
             replace(pool, devices=sum(d.pool == name for d in self._devices))
@@ -211,12 +229,41 @@ class Controller:
                 if pool in present and (pool, unit) not in self.failed
             },
             demand_rps={n: max(d.rate_rps, settings.min_demand_rps) for n, d in self._demand.items()},
-            accuracy={option: (value,) for option, value in accuracy.items()},
-            loaded=self._up(),
+            accuracy={
+                option.name: self._in_cells[option.name] if name in cells else (accuracy[option.name],)
+                for name, options in catalogue.options.items()
+                for option in options
+            },
+            cells=cells,
+            loaded=self._up,
             overhead_s=settings.overhead_s,
-            utilisation=settings.utilisation,
+            utilisation=self._headroom.utilisation,
         )
         return restrict(problem, self._policy)
+
+    def _believe(self, report: Reported) -> None:
+        """Takes over what the router believes of accuracy; without its word on cells there is one."""
+        self._accuracy |= report.accuracy
+        if report.accuracy:
+            self._in_cells = dict(report.in_cells)
+        for name, arrived in report.cells.items():
+            if name in self._cells:
+                self._cells[name].told(arrived)
+
+    def _present_cells(self) -> dict[str, tuple[float, ...]]:
+        """π_kc of the applications that have several cells and whose accuracy in each is known."""
+        options = self._catalogue.options
+        shares = {name: cells.current for name, cells in self._cells.items()}
+        return {
+            name: share
+            for name, share in shares.items()
+            if len(share) > 1 and all(len(self._in_cells.get(o.name, ())) == len(share) for o in options[name])
+        }
+
+    def _learn(self, violated: int, arrived: int, interval_s: float) -> None:
+        """Moves η by what became of requests. While copies start, violations are their doing: nothing to learn."""
+        if self.plan is not None:
+            self._headroom.told(violated, arrived, interval_s, load_of(self.plan) if self.settled else "short")
 
     def _apply(self, solved: Solved, now: float) -> list[ControllerAction]:
         plan, (problem, self._problem) = solved.plan, (self._problem, None)
@@ -258,13 +305,10 @@ class Controller:
             return None
         return replace(kept, assignment=self.plan.assignment, bound=max(solved.plan.bound, kept.objective))
 
-    def _up(self) -> Counts:
-        return counts(self._devices, self._loaded)
-
     def _watch_starts(self, now: float) -> None:
         """A unit that did not come up in time on a pool is left out there for a while, and the plan made anew."""
         self.failed = {key: until for key, until in self.failed.items() if until > now}
-        up, asked = self._up(), self._asked or {}
+        up, asked = self._up, self._asked or {}
         before, self._starting = self._starting, {}
         for key, n in asked.items():
             have = up.get(key, 0)
@@ -282,7 +326,7 @@ class Controller:
         devices = {pool: sum(d.pool == pool for d in self._devices) for pool in {d.pool for d in self._devices}}
         patient = now - self._wanted_since < self._settings.patience_s
         target = step(
-            self._catalogue, self._wanted, self._up(), self._asked or {}, devices, patient, self._settings.starts
+            self._catalogue, self._wanted, self._up, self._asked or {}, devices, patient, self._settings.starts
         )
         if target == self._asked:
             return []

@@ -1,14 +1,17 @@
-"""Forms batches: which requests go together on a free device, now or once their batch has grown."""
+"""Forms batches: which waiting requests go together on an idle device, now or once their batch has grown."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+import heapq
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from planner.batching import start_by
-from planner.events import Request, Run
-from planner.fleet import Batch, Executor, Fleet
+from planner.events import Request
+from planner.fleet import Executor
 from planner.prices import Prices
-from planner.scheduler import Route, doomed_heads
+from planner.scheduler import Route, doomed_heads, urgency
+
+USED = 0.5  # of devices of a kind: on those less busy nothing waits, since their time is worth little
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,70 +19,110 @@ class Waiting:
     """How long requests may wait; the values are the router's `Limits`."""
 
     margin_s: float
-    utilisation: float  # below it devices are not scarce, and nothing waits for its batch to grow
     patience: float
 
 
-@dataclass(slots=True)
-class Dispatched:
-    """What free devices run, whom they pass over, and when to look at the rest again."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the router's judgement is made of; each part can be left out, to see what it is worth."""
 
-    runs: list[Run] = field(default_factory=list)
-    passed_over: list[Request] = field(default_factory=list)
-    again: float = float("inf")
+    priced: bool = True  # device time has a price: else the most accurate option that ends in time
+    deferred: bool = True  # batches wait to grow where devices are scarce
+    early_drop: bool = True  # a head that would cut short one batch after another is passed over
+    revised: bool = True  # a batch's option is chosen anew when it starts
+    taken_over: bool = True  # an idle device takes over what waits for another
+
+
+@dataclass(frozen=True, slots=True)
+class Formed:
+    """What an idle device does next for a route: the batch, those passed over, or until when it may wait."""
+
+    route: Route
+    passed_over: tuple[Request, ...]
+    batch: tuple[Request, ...]
+    until: float  # the batch may wait until then; the past if it should start
 
 
 class Dispatcher:
-    """Gives free devices of a route what they can take now, and numbers the batches."""
+    """Forms the next batch of a route for an idle device."""
 
-    def __init__(self, fleet: Fleet, prices: Prices, waiting: Waiting) -> None:
-        self._fleet, self._prices, self._waiting = fleet, prices, waiting
-        self._batches = 0
+    def __init__(self, prices: Prices, waiting: Waiting, parts: Parts) -> None:
+        self._prices, self._waiting, self._parts = prices, waiting, parts
 
-    def dispatch(self, route: Route, alone: Collection[int], now: float) -> Dispatched:
-        """What free devices of the route do with its requests.
+    def form(
+        self, route: Route, executor: Executor, siblings: Sequence[Route], alone: Collection[int], now: float
+    ) -> Formed:
+        """The batch that an idle device should run of those that wait for the route.
 
-        Requests whose ids are in `alone` share a batch with none.
+        `siblings` are all routes of its application: where one of them on this device has become better, it runs the
+        batch. Requests whose ids are in `alone` share a batch with none.
         """
-        done = Dispatched()
-        requests: Sequence[Request] = route.mates
-        for executor in route.holders:
-            if executor.running is not None or not requests:
-                continue
-            doomed, room = doomed_heads(route, requests, now, self._waiting.margin_s)
-            done.passed_over += requests[:doomed]
-            requests = requests[doomed:]
-            batch = _mates(requests, room, alone)
-            until = self._may_wait(route, batch, len(requests), alone)
-            if now < until:
-                done.again = until
-                return done
-            done.runs.append(self._run(executor, route, batch, now))
-            gone = {request.id for request in batch}
-            requests = [request for request in requests if request.id not in gone]
-        if requests:
-            done.again = route.look_again(requests[0], now, self._waiting.margin_s)
-        return done
+        chosen = self._revised(route, executor, siblings, now) if self._parts.revised else route
+        if chosen is not route:
+            together = heapq.merge(route.queue, chosen.queue, key=urgency)
+            queue = list(islice((r for r in together if _admits(chosen, r)), len(chosen.table)))
+        else:
+            queue = route.queue
+        margin_s = self._waiting.margin_s
+        if self._parts.early_drop:
+            passed, room = doomed_heads(chosen, queue, now, margin_s)
+        else:
+            passed, room = 0, max(1, chosen.room(queue[0], now, margin_s))
+        batch = _mates(queue, passed, room, alone)
+        until = self._may_wait(chosen, executor, batch, len(queue) - passed, alone, now)
+        return Formed(chosen, tuple(queue[:passed]), batch, until)
 
-    def _may_wait(self, route: Route, batch: tuple[Request, ...], waiting: int, alone: Collection[int]) -> float:
+    def _revised(self, route: Route, executor: Executor, siblings: Sequence[Route], now: float) -> Route:
+        """The route on this device that is best for the head now: a cheaper one, or a better one if nothing waits."""
+        head, place = route.queue[0], route.place
+        best, best_value = route, self._value(route, route, head, now)
+        others_wait = sum(place.waiting_s) - route.work_s > 1e-9
+        for other in siblings:
+            if other is route or other.place is not place or other.unit not in executor.units:
+                continue
+            if not _admits(other, head) or (other.cost >= route.cost and others_wait):
+                continue
+            value = self._value(other, route, head, now)
+            if value > best_value + 1e-9:
+                best, best_value = other, value
+        return best
+
+    def _value(self, route: Route, waits: Route, head: Request, now: float) -> float:
+        """What the head gains if all that wait for `waits`, as far as one batch holds them, run on `route` now."""
+        takes_s = route.table[min(len(waits.queue), route.planned)] + route.overhead_s
+        if now + takes_s > head.deadline - self._waiting.margin_s:
+            return float("-inf")
+        return head.priority * head.accuracy[route.index] - self._prices.scarcity * route.cost
+
+    def _may_wait(
+        self,
+        route: Route,
+        executor: Executor,
+        batch: tuple[Request, ...],
+        waiting: int,
+        alone: Collection[int],
+        now: float,
+    ) -> float:
         """Until when the batch may wait to grow: only if devices are scarce and nothing else limits its size."""
         head, size = batch[0], len(batch)
-        if waiting > size or size >= route.planned or head.id in alone:
+        if waiting > size or size >= route.planned or head.id in alone or not self._parts.deferred:
             return float("-inf")
-        if self._prices.utilisation < self._waiting.utilisation:
+        executor.twins.look(now)
+        if not self._prices.scarce or executor.twins.used < USED:
             return float("-inf")
         deadline = head.deadline - self._waiting.margin_s
         return start_by(route.table, route.overhead_s, size, head.arrived, deadline, self._waiting.patience)
 
-    def _run(self, executor: Executor, route: Route, requests: tuple[Request, ...], now: float) -> Run:
-        self._batches += 1
-        expected = now + route.table[len(requests)] + route.overhead_s
-        executor.running = Batch(self._batches, route.unit, route.option, requests, now, expected)
-        return Run(executor.device.name, self._batches, route.option, route.unit, requests)
+
+def _admits(route: Route, request: Request) -> bool:
+    return request.accuracy[route.index] >= request.min_accuracy
 
 
-def _mates(requests: Sequence[Request], room: int, alone: Collection[int]) -> tuple[Request, ...]:
-    """The requests that go with the first one."""
-    if requests[0].id in alone:
-        return (requests[0],)
-    return tuple(islice((request for request in requests if request.id not in alone), room))
+def _mates(requests: Sequence[Request], first: int, room: int, alone: Collection[int]) -> tuple[Request, ...]:
+    """The requests that go with the first one that is not passed over."""
+    if requests[first].id in alone:
+        return (requests[first],)
+    later: Iterable[Request] = islice(requests, first, None)
+    if alone:
+        later = (request for request in later if request.id not in alone)
+    return tuple(islice(later, room))

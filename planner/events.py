@@ -18,6 +18,7 @@ class Request:
     accuracy: tuple[float, ...]  # [option], expected of each option of the application in the catalogue's order
     min_accuracy: float = 0.0
     priority: float = 1.0  # weight of this request's accuracy against the price of device time
+    peek: float | None = None  # how likely the SneakPeek model's own answer is right, where it may be given
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,13 @@ class Answer:
     device: Device
 
 
+@dataclass(frozen=True, slots=True)
+class ShortCircuit:
+    """The request is answered by what the SneakPeek model has seen, without any unit."""
+
+    request: Request
+
+
 Refusal = Literal["bound", "deadline", "overload", "unavailable", "failed"]
 
 
@@ -127,4 +135,4 @@ class WakeAt:
     instant: float
 
 
-Action = Run | Answer | Reject | WakeAt
+Action = Run | Answer | ShortCircuit | Reject | WakeAt

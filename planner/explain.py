@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from planner.bids import bids
 from planner.model import SHORTFALL_PRICE
-from planner.offers import offers
+from planner.offers import offers, shares
 from planner.plans import Plan, Problem
 from planner.variants import Pool
 from planner.welfare import FAIRNESS, goodput
@@ -42,17 +43,32 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class Marginal:
+    """One request/s more of an application, by the dual of eq. (2): what it gets, and what that costs the others.
+
+    `right_rps` is what is answered right, of all applications, for each such request. Where one must be refused for
+    it, itself or another, `refused_rps` says how many, and `right_rps` is 0: beside that it does not show.
+    """
+
+    application: str
+    options: tuple[str, ...]  # that answer it, by cell; empty where it is refused itself
+    right_rps: float
+    refused_rps: float
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a plan is as it is."""
 
     bindings: tuple[Binding, ...]
     gains: tuple[Gain, ...]
+    marginals: tuple[Marginal, ...] = ()  # none for fair plans, whose duals are in each application's own currency
 
 
 def explain(problem: Problem, plan: Plan, again: Again) -> Explanation:
     """The constraints that bind, and the gains of one device more in each pool and of 10 ms more for each application.
 
-    Device time is priced by the duals of eq. (4) and (5) that the plan carries; all else is solved again.
+    Device time and a request more are priced by the duals that the plan carries; all else is solved again.
     """
     bindings = [
         *_device_time(problem, plan),
@@ -61,7 +77,7 @@ def explain(problem: Problem, plan: Plan, again: Again) -> Explanation:
         *_batches(problem, plan),
     ]
     gains = [_gain(plan, again(changed), change) for change, changed in _changes(problem)]
-    return Explanation(tuple(bindings), tuple(gains))
+    return Explanation(tuple(bindings), tuple(gains), tuple(_marginals(problem, plan)))
 
 
 def answered_rps(plan: Plan) -> float:
@@ -78,6 +94,21 @@ def mean_accuracy(plan: Plan) -> float:
 def _gain(plan: Plan, other: Plan, change: str) -> Gain:
     right = sum(goodput(other).values()) - sum(goodput(plan).values())
     return Gain(change, answered_rps(other) - answered_rps(plan), right, mean_accuracy(other) - mean_accuracy(plan))
+
+
+def _marginals(problem: Problem, plan: Plan) -> Iterator[Marginal]:
+    """What one request/s more of each application, over its cells as they are now, would get and cost."""
+    offered, short = offers(problem), sum(plan.shortfall_rps.values()) > 0
+    for name, worth in plan.worth.items() if plan.status not in FAIRNESS else ():
+        if not plan.demand_rps.get(name):  # nothing is placed for it, and the dual says nothing
+            continue
+        brings = sum(share * w for share, w in zip(shares(problem, name), worth, strict=True))
+        cells = [cell for cell, share in enumerate(shares(problem, name)) if share > 0]
+        first = (bids(problem, plan, offered, name, cell)[:1] for cell in cells)
+        options = dict.fromkeys(bid.option for best in first for bid in best if bid.value > -SHORTFALL_PRICE)
+        refused = -brings / SHORTFALL_PRICE if (short or not options) and brings < -1 else 0.0
+        answered = tuple(options) if refused < 1 - NEAR else ()
+        yield Marginal(name, answered, 0.0 if refused else brings, refused)
 
 
 def _changes(problem: Problem) -> Iterator[tuple[str, Problem]]:

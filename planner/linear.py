@@ -1,6 +1,6 @@
 """A linear model with some integer columns, built a row at a time and solved with HiGHS; always maximised."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import highspy
@@ -16,6 +16,7 @@ class Solution:
 
     values: NDArray[np.float64]  # [column]
     duals: NDArray[np.float64]  # [row], of the equivalent minimisation
+    reduced: NDArray[np.float64]  # [column], what one unit more of a column that is 0 would lose
     objective: float
     bound: float
 
@@ -63,6 +64,24 @@ class Linear:
         self._row_upper.append(upper)
         return len(self._row_lower) - 1
 
+    def grow(self, gain: float, terms: Sequence[tuple[int, float]], upper: float, integer: bool = False) -> int:
+        """Adds a column from 0 to `upper` with its (row, value)s to a model that is in use; its index."""
+        rows = np.array([row for row, _ in terms], dtype=np.int32)
+        values = np.array([value for _, value in terms], dtype=np.float64)
+        self._model().addCol(-gain, 0.0, upper, len(terms), rows, values)
+        self._lower.append(0.0)
+        self._upper.append(upper)
+        self._integer.append(integer)
+        return len(self._integer) - 1
+
+    def grow_row(self, upper: float) -> int:
+        """Adds an empty row, for columns to come, to a model that is in use; its index."""
+        none = np.array([], dtype=np.int32)
+        self._model().addRow(-INFINITY, upper, 0, none, none.astype(np.float64))
+        self._row_lower.append(-INFINITY)
+        self._row_upper.append(upper)
+        return len(self._row_lower) - 1
+
     def solve(
         self,
         fixed: Mapping[int, float] | None = None,
@@ -75,8 +94,8 @@ class Linear:
         """The maximum; whole numbers are asked for with `integer`, else relaxed, with `fixed`
         columns held and `loose` rows left out.
 
-        `time_limit_s` counts all the time that HiGHS has run on this model; `gap` is absolute. Without any answer in
-        time the objective is −∞. RuntimeError where an LP has no optimum, which none of the program's own lacks.
+        `time_limit_s` is for this run alone, as HiGHS 1.15 counts it; `gap` is absolute. Without any answer in time the
+        objective is −∞. RuntimeError where an LP has no optimum, which none of the program's own lacks.
         """
         highs = self._model()
         self._loosen(highs, loose)
@@ -85,8 +104,8 @@ class Linear:
         if fixed is not None:
             held = np.array([fixed.get(int(c), np.nan) for c in columns])
             lower, upper = np.where(np.isnan(held), lower, held), np.where(np.isnan(held), upper, held)
-        kind = highspy.HighsVarType.kInteger if integer else highspy.HighsVarType.kContinuous
         highs.changeColsBounds(len(columns), columns, lower, upper)
+        kind = highspy.HighsVarType.kInteger if integer else highspy.HighsVarType.kContinuous
         highs.changeColsIntegrality(len(columns), columns, np.full(len(columns), int(kind), dtype=np.uint8))
         highs.setOptionValue("time_limit", time_limit_s)
         highs.setOptionValue("mip_abs_gap", gap)
@@ -117,8 +136,10 @@ class Linear:
         found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
         objective = -float(info.objective_function_value) if found else -INFINITY
         bound = -float(info.mip_dual_bound) if integer else objective
-        duals = np.array(solution.row_dual) if solution.dual_valid else np.zeros(len(self._row_lower))
-        return Solution(np.array(solution.col_value), duals, objective, bound)
+        valid = solution.dual_valid
+        duals = np.array(solution.row_dual) if valid else np.zeros(len(self._row_lower))
+        reduced = np.array(solution.col_dual) if valid else np.zeros(len(self._lower))
+        return Solution(np.array(solution.col_value), duals, reduced, objective, bound)
 
     def _model(self) -> highspy.Highs:
         if self._highs is None:

@@ -6,10 +6,10 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.linear import Linear, Solution
+from planner.linear import INFINITY, Linear, Solution
 from planner.offers import Offer, offers, servable, shares
 from planner.plans import Flow, Plan, Problem
-from planner.rules import Cover, Key, Rule, broken, memory_cover
+from planner.rules import Cover, Key, broken, memory_cover
 from planner.variants import Pool, Unit
 
 SHORTFALL_PRICE = 1000.0  # W: accuracy that one unserved request costs, so that serving always wins
@@ -27,7 +27,7 @@ class Program:
     Built as: maximise, with x first. `cap` is η(1 − r_p), the fraction of each device of a pool that a plan may fill.
     """
 
-    def __init__(self, problem: Problem, rules: Sequence[Rule]) -> None:
+    def __init__(self, problem: Problem, rules: Sequence[Cover]) -> None:
         self.problem = problem
         self.offered: dict[Key, Offer] = offers(problem)
         self.options = servable(problem, self.offered)
@@ -35,8 +35,11 @@ class Program:
         self.units: dict[str, Unit] = {u.name: u for u in problem.units}
         self.cap = {p.name: problem.utilisation * (1 - p.reserved) for p in problem.pools}
         memory = [memory_cover(p, [self.units[u] for q, u in self.offered if q == p.name]) for p in problem.pools]
-        self.rules: list[Rule] = [*memory, *(rule for rule in rules if rule.pool in self.pools)]
+        self.rules: list[Cover] = [*memory, *(rule for rule in rules if rule.pool in self.pools)]
         self.reserve: list[tuple[Cover, int]] = []
+        self.demand_row: dict[tuple[str, int], int] = {}
+        self.power_row: list[int] = []  # [budget]
+        self.limits: list[tuple[int, list[tuple[int, float]]]] = []  # rows (7) and (8) on g, with their terms
         self.linear = Linear()
         self._add_counts()
         self._add_flows()
@@ -51,10 +54,12 @@ class Program:
         """x_pu, and the copies to be loaded, x_pu − x⁰_pu where that is positive."""
         add, row = self.linear.column, self.linear.row
         self.x = {key: add(-HOLD_PRICE, 0, self.pools[key[0]].devices, integer=True) for key in self.offered}
+        self.load_row = {}
         for (pool, unit), x in self.x.items():
             if load_s := self.units[unit].load_s:
                 more = add(-LOAD_PRICE * load_s)
-                row([(x, 1), (more, -1)], upper=self.problem.loaded.get((pool, unit), 0))
+                held = self.problem.loaded.get((pool, unit), 0)
+                self.load_row[pool, unit] = row([(x, 1), (more, -1)], upper=held)
 
     def _add_flows(self) -> None:
         """f_puo: visits/s of option o to unit u on pool p."""
@@ -76,10 +81,11 @@ class Program:
             for c, share in enumerate(shares(self.problem, app.name)):
                 q = self.q[app.name, c] = add(-SHORTFALL_PRICE)
                 demand = self.problem.demand_rps.get(app.name, 0.0) * share
-                row([(q, 1), *((self.g[o.name, c], 1) for o in mine)], lower=demand, upper=demand)  # (2)
+                all_demand = [(q, 1.0), *((self.g[o.name, c], 1.0) for o in mine)]
+                self.demand_row[app.name, c] = row(all_demand, lower=demand, upper=demand)  # (2)
             if app.floor is not None:
                 above = [(self.g[o.name, c], a - app.floor) for o in mine for c, a in enumerate(accuracy[o.name])]
-                row([*above, (add(-FLOOR_PRICE), 1)], lower=0)  # (7), soft
+                self._limit([*above, (add(-FLOOR_PRICE), 1)], lower=0)  # (7), soft
         for option in self.options:
             answered = [(self.g[option.name, c], 1.0) for c in range(len(accuracy[option.name]))]
             for unit, visits in option.walk:
@@ -104,11 +110,11 @@ class Program:
         energy_j, wire_bytes = self.problem.energy_j, self.problem.wire_bytes
         for budget in self.problem.power:
             here = [(f, energy_j.get((u, p), 0.0)) for (p, u, _), f in self.f.items() if p in budget.pools]
-            self.linear.row([term for term in here if term[1]], upper=budget.power_w)
+            self.power_row.append(self.linear.row([term for term in here if term[1]], upper=budget.power_w))
         of = {o.name: o.application for o in self.options}
         for link in self.problem.links:
             sent = [(g, wire_bytes.get(o, 0.0)) for (o, _), g in self.g.items() if of[o] in link.applications]
-            self.linear.row([(g, size / KILOBYTE) for g, size in sent if size], upper=link.bandwidth_bytes_s / KILOBYTE)
+            self._limit([(g, size / KILOBYTE) for g, size in sent if size], upper=link.bandwidth_bytes_s / KILOBYTE)
 
     def _add_shares(self) -> None:
         """Eq. (8): the least share of an option, soft like a floor, and the most, of what its application answers."""
@@ -116,26 +122,20 @@ class Program:
             mine = {o.name for o in self.options if o.application == option.application}
             if least := self.problem.min_share.get(option.name, 0.0):
                 above = [(g, (o == option.name) - least) for (o, _), g in self.g.items() if o in mine]
-                self.linear.row([*above, (self.linear.column(-FLOOR_PRICE), 1)], lower=0)
+                self._limit([*above, (self.linear.column(-FLOOR_PRICE), 1)], lower=0)
             if (most := self.problem.max_share.get(option.name, 1.0)) < 1:
                 below = [(g, (o == option.name) - most) for (o, _), g in self.g.items() if o in mine]
-                self.linear.row(below, upper=0)
+                self._limit(below, upper=0)
 
-    def _add_rule(self, rule: Rule) -> None:
-        if isinstance(rule, Cover):
-            terms = [(self.x[rule.pool, u], w) for u, w in rule.weights.items() if (rule.pool, u) in self.x]
-            column = self.linear.column(0.0, 0, 0, integer=True)  # what a relaxation leaves for rounding up
-            self.reserve.append((rule, column))
-            self.linear.row([*terms, (column, 1)], upper=rule.limit)
-            return
-        below = []  # binaries, one of which must hold: this unit has fewer copies than the failing combination
-        devices = self.pools[rule.pool].devices
-        for unit, count in rule.counts.items():
-            if (rule.pool, unit) in self.x:
-                z = self.linear.column(0.0, 0, 1, integer=True)
-                self.linear.row([(self.x[rule.pool, unit], 1), (z, devices - count + 1)], upper=devices)
-                below.append((z, 1.0))
-        self.linear.row(below, lower=1)
+    def _limit(self, terms: list[tuple[int, float]], lower: float = -INFINITY, upper: float = INFINITY) -> None:
+        """A row (7) or (8) on what is answered, kept with its terms: its dual bears on each option in it."""
+        self.limits.append((self.linear.row(terms, lower, upper), terms))
+
+    def _add_rule(self, rule: Cover) -> None:
+        terms = [(self.x[rule.pool, u], w) for u, w in rule.weights.items() if (rule.pool, u) in self.x]
+        column = self.linear.column(0.0, 0, 0, integer=True)  # what a relaxation leaves for rounding up
+        self.reserve.append((rule, column))
+        self.linear.row([*terms, (column, 1)], upper=rule.limit)
 
     def counts(self, solution: Solution) -> dict[Key, float]:
         """x of a solution, fractional where it was relaxed."""
@@ -182,17 +182,49 @@ class Program:
             demand_rps={a.name: self.problem.demand_rps.get(a.name, 0.0) for a in self.problem.applications},
             shortfall_rps={a.name: self._shortfall(best.values, a.name) for a in self.problem.applications},
             accuracy={a.name: self._accuracy(best.values, a.name) for a in self.problem.applications},
-            prices={key: best.price(self.pool_row[key[0]]) + self._unit_price(best, key) for key in self.offered},
+            prices={key: self._price(best, key) for key in self.offered},
             objective=best.objective,
             bound=bound,
             gap=gap / max(1.0, abs(bound)),
             status="optimal" if gap <= tolerance * (1 + SLACK) else "time limit",
             solve_s=self.linear.run_s,
+            worth=self._worth(best),
+            bonus=self._bonus(best),
         )
 
-    def _unit_price(self, best: Solution, key: Key) -> float:
-        """The dual of eq. (5); for a unit that is not loaded it says what loading is worth, not device time."""
-        return best.price(self.unit_row[key]) if best.values[self.x[key]] > 0.5 else 0.0
+    def _price(self, best: Solution, key: Key) -> float:
+        """The duals of eq. (4) and (5), with those of the power budgets for the joules that a device-second draws.
+
+        For a unit that is not loaded (5) says what loading is worth, not device time, and is left out.
+        """
+        pool, unit = key
+        drawing = zip(self.problem.power, self.power_row, strict=True)
+        joule = sum(best.price(row) for budget, row in drawing if pool in budget.pools)
+        watts = self.problem.energy_j.get((unit, pool), 0.0) / self.offered[key].device_s
+        loaded = best.price(self.unit_row[key]) if best.values[self.x[key]] > 0.5 else 0.0
+        return best.price(self.pool_row[pool]) + loaded + joule * watts
+
+    def _worth(self, best: Solution) -> dict[str, tuple[float, ...]]:
+        """The dual of eq. (2) by application, [cell]: what one request/s more of the cell would bring."""
+        return {
+            a.name: tuple(
+                0.0 - float(best.duals[self.demand_row[a.name, c]]) for c in range(len(shares(self.problem, a.name)))
+            )
+            for a in self.problem.applications
+        }
+
+    def _bonus(self, best: Solution) -> dict[str, tuple[float, ...]]:
+        """What the duals of the rows (7) and (8) on answers add to each option's accuracy, where they do."""
+        added = dict.fromkeys(self.g.values(), 0.0)
+        for row, terms in self.limits:
+            for column, value in terms:
+                if column in added:
+                    added[column] += float(best.duals[row]) * value
+        found = {
+            o.name: tuple(added[self.g[o.name, c]] for c in range(len(self.problem.accuracy[o.name])))
+            for o in self.options
+        }
+        return {name: cells for name, cells in found.items() if any(cells)}
 
     def _flows(self, values: NDArray[np.float64]) -> tuple[Flow, ...]:
         of = {o.name: o.application for o in self.options}

@@ -53,8 +53,10 @@ class Flow:
 class Plan:
     """Which units are loaded where, what load each carries, and how good that provably is.
 
-    `objective`, `bound` and `gap` are those of eq. (1): `gap = (bound − objective) / max(1, |bound|)`. `prices` are
-    the duals of device time at the fixed placement: accuracy per device-second of `unit` on `pool`, eq. (4) + (5).
+    `objective`, `bound` and `gap` are those of eq. (1): `gap = (bound − objective) / max(1, |bound|)`. Duals at the
+    fixed placement, in accuracy (docs/formulation.md, prices): `prices` per device-second of `unit` on `pool`, eq.
+    (4) + (5), with the joules that it draws; `worth` of one request/s more of a cell, eq. (2), −W where it is refused;
+    `bonus`, what the rows (7) and (8) add to the accuracy of an answer.
     """
 
     replicas: Mapping[tuple[str, str], int]  # (pool, unit) -> devices that hold it
@@ -69,3 +71,5 @@ class Plan:
     status: str  # "optimal", "time limit", "empty"
     solve_s: float
     assignment: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # device -> units, from packing
+    worth: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by application: [cell]
+    bonus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by option: [cell]; 0 where missing

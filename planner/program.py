@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner.model import SHORTFALL_PRICE, SLACK, Program
-from planner.offers import Offer, check, mean_accuracy, offers, servable, why_unservable
+from planner.offers import Offer, check, mean_accuracy, offers, servable, shares, why_unservable
 from planner.plans import POLICIES, Plan, Problem
 from planner.rounding import rounded
-from planner.rules import Key, Rule
+from planner.rules import Cover, Key
 from planner.variants import Option
 
 
@@ -15,7 +15,7 @@ def solve(
     problem: Problem,
     time_limit_s: float = 1.0,
     gap: float = 1e-4,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Cover] = (),
     start: Mapping[Key, int] | None = None,
 ) -> Plan:
     """The best placement and load assignment found in `time_limit_s`, with its proven bound (eq. 1-8).
@@ -37,8 +37,9 @@ def solve(
         counts = program.repaired({key: float(known.get(key, 0)) for key in program.offered})
         best = max(best, program.fixed(counts), key=lambda s: s.objective)
     bound = relaxed.objective
-    if bound - best.objective > tolerance and program.linear.run_s < time_limit_s:
-        found = program.linear.solve(integer=True, start=best.values, time_limit_s=time_limit_s, gap=tolerance)
+    left_s = time_limit_s - program.linear.run_s
+    if bound - best.objective > tolerance and left_s > 0:
+        found = program.linear.solve(integer=True, start=best.values, time_limit_s=left_s, gap=tolerance)
         bound = min(bound, found.bound)
         if found.objective > best.objective:
             best = found
@@ -109,4 +110,5 @@ def _empty_plan(problem: Problem) -> Plan:
     objective = -SHORTFALL_PRICE * sum(demand.values())
     prices = dict.fromkeys(offers(problem), 0.0)
     none = dict.fromkeys(names, 0.0)
-    return Plan({}, (), demand, demand, none, prices, objective, objective, 0.0, "empty", 0.0)
+    refused = {name: (-SHORTFALL_PRICE,) * len(shares(problem, name)) for name in names}
+    return Plan({}, (), demand, demand, none, prices, objective, objective, 0.0, "empty", 0.0, worth=refused)

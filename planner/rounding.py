@@ -5,7 +5,7 @@ from math import ceil
 
 from planner.linear import Solution
 from planner.model import SLACK, Program
-from planner.rules import Cover, Key, Rule, broken
+from planner.rules import Cover, Key, broken
 
 DIVE = 0.25  # part of the fractional counts that is rounded before the others are relaxed anew
 DIVING = 10.0  # times as long as the relaxation may the rounding take, whatever the time limit
@@ -90,28 +90,22 @@ class _Room:
     """What counts leave of each rule, kept as copies are added."""
 
     def __init__(self, program: Program, counts: Mapping[Key, int]) -> None:
-        self._counts = dict(counts)
-        self._rules: dict[str, list[Rule]] = {pool: [] for pool in program.pools}
+        self._rules: dict[str, list[Cover]] = {pool: [] for pool in program.pools}
         for rule in program.rules:
             self._rules[rule.pool].append(rule)
         self._used = {
             id(rule): sum(w * counts.get((rule.pool, unit), 0) for unit, w in rule.weights.items())
             for rule in program.rules
-            if isinstance(rule, Cover)
         }
 
     def take(self, key: Key, copies: int) -> bool:
         """Adds copies of a unit if every rule still holds; whether they were added."""
         if not all(self._holds(rule, key, copies) for rule in self._rules[key[0]]):
             return False
-        self._counts[key] = self._counts.get(key, 0) + copies
         for rule in self._rules[key[0]]:
-            if isinstance(rule, Cover):
-                self._used[id(rule)] += copies * rule.weights.get(key[1], 0.0)
+            self._used[id(rule)] += copies * rule.weights.get(key[1], 0.0)
         return True
 
-    def _holds(self, rule: Rule, key: Key, copies: int) -> bool:
-        if isinstance(rule, Cover):
-            weight = rule.weights.get(key[1], 0.0)
-            return not weight or self._used[id(rule)] + copies * weight <= rule.limit * (1 + 1e-9)
-        return not broken(rule, {**self._counts, key: self._counts.get(key, 0) + copies})
+    def _holds(self, rule: Cover, key: Key, copies: int) -> bool:
+        weight = rule.weights.get(key[1], 0.0)
+        return not weight or self._used[id(rule)] + copies * weight <= rule.limit * (1 + 1e-9)

@@ -1,14 +1,14 @@
-"""The router machine: requests wait by deadline and are bound to an option and a device only when one is free."""
+"""The router machine: requests wait by deadline for a route, and are bound to a device only when one is free."""
 
-from bisect import insort
+import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count
 
 from planner.batching import ServiceTimes, latency_table
 from planner.catalogue import Catalogue
-from planner.dispatcher import Dispatcher, Waiting
+from planner.dispatcher import Dispatcher, Formed, Parts, Waiting
 from planner.events import (
     Action,
     Answer,
@@ -23,15 +23,20 @@ from planner.events import (
     Refusal,
     Reject,
     Request,
+    Run,
+    ShortCircuit,
     Tick,
     WakeAt,
 )
 from planner.fleet import Batch, Executor, Fleet
-from planner.prices import Prices, reference_prices
+from planner.prices import Prices, Table, speeds
 from planner.routes import Routes
-from planner.scheduler import assign, expiry, is_quickest, urgency
+from planner.scheduler import Choice, Route, choose, quickest, urgency
 from planner.variants import Device
 
+PEEK = "peek"  # the option of a short circuit, in counts and outcomes
+NEVER = float("inf")
+TAKE_OVER = 8  # waiting heads that an idle device considers taking over
 PASSED_OVER = "the time left is too short to share a batch, and alone it would make those behind it late"
 
 
@@ -55,61 +60,77 @@ class Count:
     answered: int = 0
     late: int = 0
     rejected: int = 0
+    violated: int = 0  # late, or refused for lack of time or room: what η < 1 is there to prevent
     by_option: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 class Router:
-    """One deadline-ordered queue per application, late binding, deferred batches (docs/scheduling.md).
+    """Deadline-ordered queues by route, late binding to devices, deferred batches (docs/scheduling.md).
 
     Told events, it returns actions. It never reads a clock: `now` rises from call to call. Every request told by
     `Arrived` is answered or rejected exactly once, unless it is cancelled.
     """
 
-    def __init__(self, catalogue: Catalogue, limits: Limits) -> None:
+    def __init__(self, catalogue: Catalogue, limits: Limits, parts: Parts | None = None) -> None:
         self._catalogue = catalogue
         self._limits = limits
+        self._parts = parts or Parts()
         self.times = ServiceTimes(catalogue.latency, limits.overhead_s)
         self.prices = Prices(limits.utilisation)
-        self._fleet = Fleet()
+        self._fleet = Fleet(catalogue.pools, (a.slo_s for a in catalogue.applications.values()))
         self._routes = Routes(catalogue, self._fleet, self.times, self.prices)
-        waiting = Waiting(limits.margin_s, limits.utilisation, limits.patience)
-        self._dispatcher = Dispatcher(self._fleet, self.prices, waiting)
-        self._queues: dict[str, list[Request]] = {name: [] for name in catalogue.applications}
+        waiting = Waiting(limits.margin_s, limits.patience)
+        self._dispatcher = Dispatcher(self.prices, waiting, self._parts)
+        self._bound: dict[int, Route | None] = {}  # where each request waits; None while no admissible route is up
+        self._homeless: dict[int, Request] = {}
+        self._queued = dict.fromkeys(catalogue.applications, 0)
+        self._timers: list[tuple[float, int, Route | Request]] = []  # a heap; those that have moved are left in it
+        self._numbers = count()
+        self._touched: dict[int, Route] = {}  # by identity: who waits there, or for what, has changed
+        self._freed: dict[str, Executor] = {}
         self._attempts: dict[int, int] = {}
         self._alone: set[int] = set()  # requests whose batch failed: each is tried by itself
         self._gone: set[int] = set()  # requests cancelled while their batch is under way
         self.counts: dict[str, Count] = {name: Count() for name in catalogue.applications}
         self._fastest_s = {name: _fastest(catalogue, name) for name in catalogue.applications}
-        self._reference = reference_prices(catalogue, limits.overhead_s)
-        self.prices.replan({}, self._reference)
+        self._speed = speeds(catalogue, limits.overhead_s)
+        self._slo_s = sum(a.slo_s for a in catalogue.applications.values()) / max(1, len(catalogue.applications))
+        self._replan({})
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """React to one event; requests of unknown applications are a KeyError of the driver's making."""
-        self.prices.observe(now, self._fleet.busy())  # before the event: so it has been since the last one
+        self.prices.observe(now, self._fleet.needed())  # before the event: so it has been since the last one
+        if self.prices.due(now) and self._parts.priced:
+            self._routes.follow(now, self._slo_s)
         match event:
             case Arrived(request):
-                actions = self._arrived(request)
-            case Cancelled(application, request_id):
-                actions = self._cancelled(application, request_id)
+                actions = self._arrived(request, now)
             case Finished(device, batch):
                 actions = self._finished(device, batch, now)
+            case Tick():
+                actions = []
+            case Cancelled(_, request_id):
+                actions = self._cancelled(request_id)
             case Failed(device, batch, reason, lost):
                 actions = self._failed(device, batch, reason, lost, now)
             case DeviceUp(device, units):
-                actions = self._device_up(device, units)
+                actions = self._device_up(device, units, now)
             case DeviceDown(name):
                 actions = self._device_down(name, now)
             case PlanChanged(plan):
-                self.prices.replan(plan.prices, self._reference)
+                self._replan(plan.prices)
                 actions = []
-            case Tick():
-                actions = []
-        return actions + self._schedule(now)
+        actions += self._due(now)
+        actions += self._serve(now)
+        wake = self._next()
+        if wake < NEVER:
+            actions.append(WakeAt(wake))
+        return actions
 
     @property
     def queued(self) -> dict[str, int]:
         """Requests that wait, by application."""
-        return {name: len(queue) for name, queue in self._queues.items()}
+        return dict(self._queued)
 
     @property
     def executors(self) -> dict[str, Executor]:
@@ -123,24 +144,26 @@ class Router:
 
     # -- what is told ---------------------------------------------------------------------------------------------
 
-    def _arrived(self, request: Request) -> list[Action]:
+    def _arrived(self, request: Request, now: float) -> list[Action]:
         self.counts[request.application].arrived += 1
+        self.prices.arrived(request.application)
         impossible = self._impossible(request)
         if impossible:
             return [self._reject(request, "bound", impossible)]
-        queue = self._queues[request.application]
-        if len(queue) >= self._limits.max_queued:
-            return [self._reject(request, "overload", f"{len(queue)} requests of '{request.application}' wait already")]
-        insort(queue, request, key=urgency)
-        return []
+        queued = self._queued[request.application]
+        if queued >= self._limits.max_queued:
+            return [self._refuse(request, "overload", f"{queued} requests of '{request.application}' wait already")]
+        return self._bind(request, now)
 
     def _impossible(self, request: Request) -> str:
         best = max(request.accuracy)
         if best < request.min_accuracy:
             return f"min_accuracy {request.min_accuracy:g} is above what any variant expects here; at most {best:.3f}"
         seconds = self._fastest_s[request.application]
-        fastest = min(s for s, a in zip(seconds, request.accuracy, strict=True) if a >= request.min_accuracy)
         given = request.deadline - request.arrived
+        if request.min_accuracy <= 0 and given >= seconds[0]:
+            return ""
+        fastest = min(s for s, a in zip(seconds, request.accuracy, strict=True) if a >= request.min_accuracy)
         if given < fastest:
             able = f" of accuracy {request.min_accuracy:g}" if fastest > min(seconds) else ""
             return (
@@ -148,52 +171,71 @@ class Router:
             )
         return ""
 
-    def _cancelled(self, application: str, request_id: int) -> list[Action]:
-        queue = self._queues[application]
-        left = [request for request in queue if request.id != request_id]
-        if len(left) < len(queue):
-            self._queues[application] = left
+    def _cancelled(self, request_id: int) -> list[Action]:
+        if request_id in self._bound:
+            self._leave_queue(request_id)
             self._forget(request_id)
         elif self._fleet.runs(request_id):
             self._gone.add(request_id)
         return []
 
     def _finished(self, device: str, batch_id: int, now: float) -> list[Action]:
-        batch = self._fleet.take(device, batch_id)
+        batch = self._fleet.take(device, batch_id, now)
         if batch is None:
             return []
-        executor = self._fleet.executors[device]
-        self.times.observe(batch.unit, executor.device.pool, len(batch.requests), now - batch.started)
-        actions: list[Action] = []
-        for index, request in enumerate(batch.requests):
-            count = self.counts[request.application]
-            count.answered += 1
-            count.late += now > request.deadline
-            count.by_option[batch.option] += 1
+        executor = self._freed[device] = self._fleet.executors[device]
+        pool = executor.device.pool
+        self.times.observe(batch.unit, pool, len(batch.requests), now - batch.started)
+        self._routes.overhead_changed(pool)
+        for request in batch.requests:
             self._forget(request.id)
-            actions.append(Answer(request, batch.id, index, batch.option, executor.device))
-        return actions
+        tally = self.counts[batch.requests[0].application]
+        tally.answered += len(batch.requests)
+        late = sum(now > request.deadline for request in batch.requests)
+        tally.late += late
+        tally.violated += late
+        tally.by_option[batch.option] += len(batch.requests)
+        return [
+            Answer(request, batch.id, index, batch.option, executor.device)
+            for index, request in enumerate(batch.requests)
+        ]
 
     def _failed(self, device: str, batch_id: int, reason: str, lost: bool, now: float) -> list[Action]:
-        batch = self._fleet.take(device, batch_id)
+        batch = self._fleet.take(device, batch_id, now)
         if batch is None:
             return []
+        self._freed[device] = self._fleet.executors[device]
         if lost:
             self._fleet.lose(device, batch.unit)
-            self._routes.devices_changed()
+            self._devices_changed(now)
         else:  # one input may have spoilt it for the others
             self._alone.update(request.id for request in batch.requests)
         return self._return_to_queue(batch, reason, now)
 
-    def _device_up(self, device: Device, units: frozenset[str]) -> list[Action]:
-        self._fleet.up(device, units)
-        self._routes.devices_changed()
+    def _device_up(self, device: Device, units: frozenset[str], now: float) -> list[Action]:
+        if self._fleet.up(device, units):
+            self._devices_changed(now)
+            executor = self._fleet.executors[device.name]
+            if executor.running is None:
+                self._freed[device.name] = executor
         return []
 
     def _device_down(self, name: str, now: float) -> list[Action]:
         batch = self._fleet.down(name)
-        self._routes.devices_changed()
+        self._freed.pop(name, None)
+        self._devices_changed(now)
         return [] if batch is None else self._return_to_queue(batch, f"device '{name}' was lost", now)
+
+    def _devices_changed(self, now: float) -> None:
+        """Requests without a route, or whose route is no more, look for another."""
+        homeless, self._homeless = list(self._homeless.values()), {}
+        for request in (*homeless, *self._routes.devices_changed()):
+            self._queued[request.application] -= 1
+            self._wait(request, self._choose(request, now).route)
+
+    def _replan(self, prices: Table) -> None:
+        self.prices.replan(prices, self._speed)
+        self._routes.prices_changed()
 
     def _return_to_queue(self, batch: Batch, reason: str, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -202,85 +244,260 @@ class Router:
             if request.id in self._gone:
                 self._forget(request.id)
             elif now >= request.deadline:
-                actions.append(self._reject(request, "deadline", f"{reason}, and its deadline has passed"))
+                actions.append(self._refuse(request, "deadline", f"{reason}, and its deadline has passed"))
             elif attempts > self._limits.retries:
-                actions.append(self._reject(request, "failed", f"{reason} (attempt {attempts})"))
+                actions.append(self._refuse(request, "failed", f"{reason} (attempt {attempts})"))
             else:
                 self._attempts[request.id] = attempts
-                insort(self._queues[request.application], request, key=urgency)
+                self._wait(request, self._choose(request, now).route)
         return actions
+
+    def _refuse(self, request: Request, kind: Refusal, reason: str) -> Action:
+        """No unit answers the request: what the SneakPeek model has seen does, where it may, else nothing."""
+        return self._peeked(request) if _short_circuits(request) else self._reject(request, kind, reason)
 
     def _reject(self, request: Request, kind: Refusal, reason: str) -> Reject:
         self._forget(request.id)
-        self.counts[request.application].rejected += 1
+        tally = self.counts[request.application]
+        tally.rejected += 1
+        tally.violated += kind in ("deadline", "overload")
         return Reject(request, kind, reason)
+
+    def _peeked(self, request: Request) -> ShortCircuit:
+        self._forget(request.id)
+        tally = self.counts[request.application]
+        tally.answered += 1
+        tally.by_option[PEEK] += 1
+        return ShortCircuit(request)
 
     def _forget(self, request_id: int) -> None:
         self._attempts.pop(request_id, None)
         self._alone.discard(request_id)
         self._gone.discard(request_id)
 
+    # -- who waits where ------------------------------------------------------------------------------------------
+
+    def _choose(self, request: Request, now: float, heads: Route | None = None) -> Choice:
+        routes = self._routes.of(request.application)
+        return choose(request, routes, now, self._limits.margin_s, self.prices.scarcity, heads)
+
+    def _bind(self, request: Request, now: float) -> list[Action]:
+        """Let the request wait for the route that is best for it as things are; later it may be given another."""
+        choice = self._choose(request, now)
+        if choice.in_time and _short_circuits(request) and request.priority * (request.peek or 0.0) >= choice.value:
+            return [self._peeked(request)]
+        self._wait(request, choice.route)
+        return []
+
+    def _wait(self, request: Request, route: Route | None) -> None:
+        self._bound[request.id] = route
+        self._queued[request.application] += 1
+        if route is None:
+            self._homeless[request.id] = request
+            heapq.heappush(self._timers, (request.deadline, next(self._numbers), request))
+        else:
+            route.join(request)
+            self._touched[id(route)] = route
+
+    def _leave_queue(self, request_id: int) -> None:
+        """A single request does not wait any more."""
+        route = self._bound.pop(request_id)
+        if route is None:
+            self._queued[self._homeless.pop(request_id).application] -= 1
+            return
+        request = next(r for r in route.queue if r.id == request_id)
+        self._queued[request.application] -= 1
+        route.take((request,))
+        self._touched[id(route)] = route
+
+    def _take(self, requests: Iterable[Request]) -> None:
+        """These requests, of one application, do not wait any more."""
+        waited: dict[int, list[Request]] = defaultdict(list)
+        routes: dict[int, Route] = {}
+        for request in requests:
+            route = self._bound.pop(request.id)
+            assert route is not None  # they were found in a queue
+            routes[id(route)] = route
+            waited[id(route)].append(request)
+            self._queued[request.application] -= 1
+        for key, route in routes.items():
+            route.take(waited[key])
+            self._touched[key] = route
+
     # -- what is decided ------------------------------------------------------------------------------------------
 
-    def _schedule(self, now: float) -> list[Action]:
-        """Refuse what cannot be in time any more, then give the free devices what they should run."""
-        actions = [reject for name in self._queues for reject in self._expire(name, now)]
-        wake = float("inf")
-        while any(self._queues.values()) and self._fleet.free():
-            decided, wake = self._look(now)
-            actions = [*actions, *decided]
-            if not decided:  # else the rest may be better off with another of the free devices
+    def _serve(self, now: float) -> list[Action]:
+        """Let idle devices take what waits, as long as anything has changed for either."""
+        actions: list[Action] = []
+        while self._freed or self._touched:
+            if self._freed:
+                _, executor = self._freed.popitem()
+                actions += self._feed(executor, now)
+            else:
+                key, route = next(iter(self._touched.items()))
+                actions += self._expire(route, now)
+                idle = route.idle() if route.queue else None
+                if idle is None or not self._dispatch(route, idle, now, actions):
+                    self._touched.pop(key, None)
+                    self._arm(route, now)
+        return actions
+
+    def _feed(self, executor: Executor, now: float) -> list[Action]:
+        """Give an idle device the most urgent of what waits for it, else of what waits for another."""
+        actions: list[Action] = []
+        while executor.running is None:
+            pool, units = executor.device.pool, executor.units
+            mine = [route for route in self._routes.waiting(pool) if route.unit in units]
+            mine.sort(key=lambda route: urgency(route.queue[0]))
+            for route in mine:
+                actions += self._expire(route, now)
+                if route.queue and self._dispatch(route, executor, now, actions):
+                    break
+            if executor.running is None and not (self._parts.taken_over and self._take_over(executor, now)):
                 break
-        wake = min([wake, *(self._expiry(name, queue[0]) for name, queue in self._queues.items() if queue)])
-        if wake < float("inf"):
-            actions.append(WakeAt(wake))
         return actions
 
-    def _expire(self, application: str, now: float) -> list[Action]:
-        """Reject the head of the queue while no device, even if it were free, could answer it in time."""
-        queue, expired = self._queues[application], 0
-        while expired < len(queue) and self._expiry(application, queue[expired]) <= now:
-            expired += 1
-        actions: list[Action] = [self._too_late(request, now) for request in islice(queue, expired)]
-        del queue[:expired]
+    def _dispatch(self, route: Route, executor: Executor, now: float, actions: list[Action]) -> bool:
+        """Run a batch of the route on an idle device, unless it may wait to grow; whether one was run."""
+        siblings = self._routes.of(route.queue[0].application)
+        formed = self._dispatcher.form(route, executor, siblings, self._alone, now)
+        if formed.passed_over:
+            actions += self._pass_over(formed, siblings)
+        if now < formed.until:
+            route.held_until = formed.until
+            self._arm(route, now)
+            return False
+        self._take(formed.batch)
+        chosen = formed.route
+        takes_s = chosen.table[len(formed.batch)] + chosen.overhead_s
+        batch = self._fleet.start(
+            executor, chosen.unit, chosen.option, formed.batch, now, takes_s, chosen.need(len(formed.batch))
+        )
+        actions.append(Run(executor.device.name, batch.id, chosen.option, chosen.unit, formed.batch))
+        if self._parts.taken_over and self._fleet.idle():
+            self._disturbed(executor, now)
+        return True
+
+    def _pass_over(self, formed: Formed, siblings: Iterable[Route]) -> list[Action]:
+        """Those whom a batch leaves behind wait for a quicker route, if there is one."""
+        self._take(formed.passed_over)
+        actions: list[Action] = []
+        for request in formed.passed_over:
+            other = quickest(request, siblings)
+            if other is None or other is formed.route:
+                actions.append(self._refuse(request, "overload", PASSED_OVER))
+            else:
+                self._wait(request, other)
         return actions
 
-    def _expiry(self, application: str, request: Request) -> float:
-        return expiry(request, self._routes.of(application))
+    def _take_over(self, executor: Executor, now: float) -> bool:
+        """Let what waits for another device wait for this idle one, where that is better; whether anything does."""
+        place, units = executor.twins.place, executor.units
+        able = self._routes.answers(units)
+        others = [
+            route
+            for pool in self._fleet.places
+            for route in self._routes.waiting(pool)
+            if route.queue[0].application in able and not (route.place is place and route.unit in units)
+        ]
+        others.sort(key=lambda route: urgency(route.queue[0]))
+        for route in others[:TAKE_OVER]:
+            head = route.queue[0]
+            choice = self._choose(head, now, route)
+            better = choice.route
+            if choice.in_time and better is not None and better.place is place and better.unit in units:
+                self._take((head,))
+                self._wait(head, better)
+                return True
+        return False
 
-    def _too_late(self, request: Request, now: float) -> Reject:
+    def _disturbed(self, executor: Executor, now: float) -> None:
+        """This device has become busy: who waits for it may be better off with another that is idle."""
+        units = executor.units
+        for route in list(self._routes.waiting(executor.device.pool)):
+            if route.unit in units and route.idle() is None:
+                self._reconsider(route, now)
+
+    def _reconsider(self, route: Route, now: float) -> None:
+        """Those at the head of a queue wait for another route from now on where that has become better for them."""
+        while route.queue:
+            head = route.queue[0]
+            choice = self._choose(head, now, route)
+            if choice.route is route or choice.route is None or not choice.in_time:
+                break
+            self._take((head,))
+            self._wait(head, choice.route)
+
+    def _expire(self, route: Route, now: float) -> list[Action]:
+        """Refuse those at the head whom no route could answer in time any more, even if its devices were free."""
+        actions: list[Action] = []
+        while route.queue:
+            head = route.queue[0]
+            routes = self._routes.of(head.application)
+            if self._routes.expiry(head) <= now:
+                self._take((head,))
+                actions.append(self._too_late(head, now))
+            elif now > route.last_start(head) and (other := quickest(head, routes)) is not route and other is not None:
+                self._take((head,))
+                self._wait(head, other)
+            else:
+                break
+        return actions
+
+    def _too_late(self, request: Request, now: float) -> Action:
         routes = self._routes.of(request.application)
         if not routes:
-            return self._reject(request, "unavailable", f"no device that can answer '{request.application}' is up")
+            reason = f"no device that can answer '{request.application}' is up"
+            return self._refuse(request, "unavailable", reason)
         if all(request.accuracy[route.index] < request.min_accuracy for route in routes):
             reason = f"no variant that is up reaches min_accuracy {request.min_accuracy:g}"
-            return self._reject(request, "unavailable", reason)
+            return self._refuse(request, "unavailable", reason)
         waited = 1e3 * (now - request.arrived)
-        return self._reject(request, "deadline", f"not started in time: it waited {waited:.0f} ms")
+        return self._refuse(request, "deadline", f"not started in time: it waited {waited:.0f} ms")
 
-    def _look(self, now: float) -> tuple[list[Action], float]:
-        """One look over all queues: what to run and refuse now, and when to look again at what was left waiting."""
-        waiting = [name for name, queue in self._queues.items() if queue]
-        routes = self._routes.refresh(waiting, now)
-        hopeless = assign([self._queues[name] for name in waiting], routes, now, self._limits.margin_s)
-        actions: list[Action] = [self._too_late(request, now) for request in hopeless]
-        wake, gone = float("inf"), hopeless
-        given = [route for usable in routes.values() for route in usable if route.mates]
-        for route in sorted(given, key=lambda route: urgency(route.mates[0])):
-            done = self._dispatcher.dispatch(route, self._alone, now)
-            doomed = [r for r in done.passed_over if is_quickest(route, r, routes[r.application])]
-            actions += [self._reject(request, "overload", PASSED_OVER) for request in doomed]
-            actions += done.runs
-            gone += [*doomed, *(request for run in done.runs for request in run.requests)]
-            wake = min(wake, done.again)
-        self._remove(gone)
-        return actions, wake
+    # -- when to look again ---------------------------------------------------------------------------------------
 
-    def _remove(self, requests: Sequence[Request]) -> None:
-        """Take the requests out of their queues."""
-        gone = {request.id for request in requests}
-        for name in {request.application for request in requests}:
-            self._queues[name] = [request for request in self._queues[name] if request.id not in gone]
+    def _arm(self, route: Route, now: float) -> None:
+        """Set the instant at which the head of a queue is looked at again."""
+        if not route.queue:
+            route.timer = NEVER
+            return
+        head = route.queue[0]
+        instant = min(self._routes.expiry(head), route.look_again(head, now, self._limits.margin_s))
+        if now < route.held_until < instant:
+            instant = route.held_until
+        if instant != route.timer:
+            route.timer = instant
+            heapq.heappush(self._timers, (instant, next(self._numbers), route))
+
+    def _due(self, now: float) -> list[Action]:
+        """Look again at every head whose instant has come."""
+        actions: list[Action] = []
+        while self._timers and self._timers[0][0] <= now:
+            instant, _, whose = heapq.heappop(self._timers)
+            if isinstance(whose, Request):
+                if whose.id in self._homeless:
+                    self._leave_queue(whose.id)
+                    actions.append(self._too_late(whose, now))
+            elif whose.timer == instant:
+                whose.timer = NEVER
+                actions += self._expire(whose, now)
+                self._reconsider(whose, now)
+                self._touched[id(whose)] = whose
+        return actions
+
+    def _next(self) -> float:
+        """The next instant at which somebody is to be looked at again."""
+        while self._timers:
+            instant, _, whose = self._timers[0]
+            if (whose.id in self._homeless) if isinstance(whose, Request) else whose.timer == instant:
+                return instant
+            heapq.heappop(self._timers)
+        return NEVER
+
+
+def _short_circuits(request: Request) -> bool:
+    return request.peek is not None and request.peek >= request.min_accuracy
 
 
 def _fastest(catalogue: Catalogue, application: str) -> tuple[float, ...]:

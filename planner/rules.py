@@ -1,4 +1,4 @@
-"""Rows that restrict the counts of one pool: memory, one unit per device, combinations that cannot be packed."""
+"""Rows that restrict the counts of one pool: memory, one unit per device, what no device can hold together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +18,6 @@ class Cover:
     limit: float
 
 
-@dataclass(frozen=True, slots=True)
-class Forbidden:
-    """Counts of one pool that its devices cannot hold; nor any counts that are as large for each of these units."""
-
-    pool: str
-    counts: Mapping[str, int]
-
-
-Rule = Cover | Forbidden
-
-
 def memory_cover(pool: Pool, units: Sequence[Unit]) -> Cover:
     """Eq. (6) in devices' worth of memory, which keeps the coefficients near one."""
     size = max(1, pool.memory_bytes)
@@ -41,13 +30,10 @@ def one_unit_per_device(problem: Problem) -> tuple[Cover, ...]:
     return tuple(Cover(pool.name, weights, pool.devices) for pool in problem.pools)
 
 
-def broken(rule: Rule, counts: Mapping[Key, int]) -> list[Key]:
+def broken(rule: Cover, counts: Mapping[Key, int]) -> list[Key]:
     """The (pool, unit)s of which one copy must go for `rule` to hold; none where it holds."""
-    if isinstance(rule, Cover):
-        used = sum(weight * counts.get((rule.pool, unit), 0) for unit, weight in rule.weights.items())
-        too_many = used > rule.limit * (1 + 1e-9)
-        keys = [(rule.pool, unit) for unit, weight in rule.weights.items() if weight > 0]
-    else:
-        too_many = all(counts.get((rule.pool, unit), 0) >= count for unit, count in rule.counts.items())
-        keys = [(rule.pool, unit) for unit in rule.counts]
-    return [key for key in keys if counts.get(key, 0) > 0] if too_many else []
+    used = sum(weight * counts.get((rule.pool, unit), 0) for unit, weight in rule.weights.items())
+    if used <= rule.limit * (1 + 1e-9):
+        return []
+    keys = [(rule.pool, unit) for unit, weight in rule.weights.items() if weight > 0]
+    return [key for key in keys if counts.get(key, 0) > 0]

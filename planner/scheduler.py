@@ -1,88 +1,142 @@
-"""The fast choice: which option on which pool each queued request should get, looking over all queues at once."""
+"""The fast choice: which route, an option on a pool, a request should take, given the work that waits before it."""
 
-import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from planner.batching import largest_batch
 from planner.events import Request
-from planner.fleet import Executor
+from planner.fleet import Executor, Place, Twins, start_after
 
-HORIZON = 128  # most urgent requests of each application that one look takes in; others wait for a later look
-SPARE = 64  # requests that a look takes in beyond what fills the free devices, since some may be passed over
 JUST_AFTER_S = 1e-6  # a request expires this long after its last start: starting at that very instant is open
 DELAY = 0.003  # accuracy that a request's whole time is worth: of routes as good, the one that ends first
 
 
-@dataclass(slots=True)
-class Load:
-    """What some devices have to do, batches under way included."""
-
-    devices: int
-    delay_s: float  # until it is done, if the devices share it
-
-    def add(self, device_s: float) -> None:
-        """Work that one device is given."""
-        self.delay_s += device_s / self.devices
-
-
 @dataclass(slots=True, eq=False)
 class Route:
-    """One way to answer an application's requests right now: an option whose unit is up on a pool."""
+    """One way to answer an application's requests: an option whose unit is up on a pool, and those that wait for it."""
 
     index: int  # of the option, into `Request.accuracy`
     option: str
     unit: str
-    pool: str
+    place: Place
     table: tuple[float, ...]  # profiled seconds by batch size
-    overhead_s: float
-    planned: int  # batch size that the plan counts on
-    cost: float  # accuracy that a request's device time must earn now, at the planned batch
-    holders: Sequence[Executor]  # devices that hold the unit
-    free_at: float  # when the first of them should be free
-    shared: Load  # of the whole pool
-    own: Load  # of the holders
-    mates: list[Request] = field(default_factory=list)  # requests given to this route
+    slo_class: int  # of the application, into `Place.waiting_s`
+    planned: int = 1  # batch size that the plan counts on
+    overhead_s: float = 0.0
+    cost: float = 0.0  # accuracy that a request's device time must earn at scarcity 1, at the planned batch
+    twins: Sequence[Twins] = ()  # that hold the unit, those with the fewest other uses first
+    devices: int = 0  # that hold it
+    queue: list[Request] = field(default_factory=list)  # the most urgent first
+    held_until: float = 0.0  # its batch may wait until then to grow
+    timer: float = float("inf")  # when its head is to be looked at again
+    work_s: float = 0.0  # device-seconds that wait
+    open_s: float = 0.0  # of these, what the last batch takes, which one more can join
 
-    def finish(self, now: float) -> float:
-        """When a request would be answered if it joined what this route already has."""
-        start = now + max(self.shared.delay_s, self.own.delay_s)
-        if start < self.free_at:
-            start = self.free_at
-        return start + self.table[min(self.planned, len(self.mates) + 1)] + self.overhead_s
+    def start_s(self, now: float, left_s: float) -> float:
+        """Seconds until a request could start if it joined those that wait; none if a device is idle."""
+        if self.idle() is not None:
+            return 0.0
+        place = self.place
+        first_s, mean_s, work_s = place.look(now, left_s)
+        wait_s = start_after(first_s, mean_s, (work_s - self.open_s) / place.load.devices)
+        if self.devices < place.load.devices:
+            first_s = self.first_free(now) - now
+            mean_s = sum(twins.load.remaining_s(now) * twins.load.devices for twins in self.twins) / self.devices
+            wait_s = max(wait_s, start_after(first_s, mean_s, (self.work_s - self.open_s) / self.devices))
+        return wait_s
 
-    def add(self, request: Request) -> None:
-        """Give the request to the route; the work grows by what its batch grows by."""
-        filled = len(self.mates) % self.planned
-        more_s = self.table[filled + 1] - self.table[filled]
-        self.shared.add(more_s)
-        self.own.add(more_s)
-        self.mates.append(request)
+    def first_free(self, now: float) -> float:
+        """When the first device that holds the unit should be free."""
+        return min((twins.first_free(now) for twins in self.twins), default=float("inf"))
 
-    def fills_another(self) -> bool:
-        """Whether its requests have just become enough for one more free device, with `SPARE` to pass over."""
-        fills, rest = divmod(len(self.mates) - SPARE, len(self.table) - 1)
-        return rest == 0 and 0 < fills <= sum(executor.running is None for executor in self.holders)
+    def idle(self) -> Executor | None:
+        """A device that holds the unit and has nothing to do."""
+        for twins in self.twins:
+            for executor in twins.idle.values():
+                return executor
+        return None
 
-    def look_again(self, request: Request, now: float, margin_s: float) -> float:
-        """When a request that waits for this route may be better off with another, if no device is free before.
+    def join(self, request: Request) -> None:
+        """The request waits here from now on."""
+        if self.queue and urgency(request) < urgency(self.queue[-1]):
+            insort(self.queue, request, key=urgency)
+        else:
+            self.queue.append(request)
+        self.count()
 
-        When the batch under way is so far overdue that the request would not be in time; failing that, at the last
-        instant with and without margin.
-        """
-        due = min((e.running.expected for e in self.holders if e.running is not None), default=now)
-        last = self.last_start(request)
-        instants = (max(due, (due + last - margin_s) / 2), last - margin_s, last)
-        return min((instant for instant in instants if instant > now), default=float("inf"))
+    def leave(self, request: Request) -> bool:
+        """The request does not wait here any more; False if it did not."""
+        at = bisect_left(self.queue, urgency(request), key=urgency)
+        if at == len(self.queue) or self.queue[at].id != request.id:
+            return False
+        del self.queue[at]
+        self.count()
+        return True
+
+    def take(self, requests: Sequence[Request]) -> None:
+        """The requests, most of them the most urgent ones, do not wait here any more."""
+        queue, n = self.queue, len(requests)
+        if queue[n - 1 : n] and queue[0].id == requests[0].id and queue[n - 1].id == requests[-1].id:
+            del queue[:n]
+        else:
+            gone = {request.id for request in requests}
+            last = max(urgency(request) for request in requests)
+            end = bisect_right(queue, last, key=urgency)
+            queue[:end] = [request for request in queue[:end] if request.id not in gone]
+        self.count()
+
+    def emptied(self) -> list[Request]:
+        """All that wait; afterwards none does."""
+        waited, self.queue, self.timer = self.queue, [], float("inf")
+        self.count()
+        return waited
+
+    def count(self) -> None:
+        """Bring the pool's account of the work that waits here up to date."""
+        full, rest = divmod(len(self.queue), self.planned)
+        self.open_s = self.table[rest] + self.overhead_s if rest else 0.0
+        work_s = full * (self.table[self.planned] + self.overhead_s) + self.open_s
+        self.place.waiting_s[self.slo_class] += work_s - self.work_s
+        self.place.changed()
+        self.work_s = work_s
+
+    def need(self, size: int) -> float:
+        """The part of a batch's time that its requests would take in one as large as planned."""
+        return min(1.0, size * self.device_s / (self.table[size] + self.overhead_s))
+
+    @property
+    def device_s(self) -> float:
+        """Device time of one request in a batch as large as planned."""
+        return (self.table[self.planned] + self.overhead_s) / self.planned
 
     def last_start(self, request: Request) -> float:
         """The last instant at which the route could answer the request in time."""
         return request.deadline - self.table[1] - self.overhead_s
 
+    def look_again(self, request: Request, now: float, margin_s: float) -> float:
+        """When a request that waits here may be better off elsewhere, if no device is free before.
+
+        When the batch under way is so far overdue that the request would not be in time; failing that, at the last
+        instant with and without margin.
+        """
+        due = max(now, self.first_free(now)) if self.devices else now
+        last = self.last_start(request)
+        instants = (max(due, (due + last - margin_s) / 2), last - margin_s, last)
+        return min((instant for instant in instants if instant > now), default=float("inf"))
+
     def room(self, request: Request, now: float, margin_s: float) -> int:
         """The largest batch that would end in time for the request if it started now; 0 if none."""
         return largest_batch(self.table, request.deadline - margin_s - now - self.overhead_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a request is best given: `route` is None where no admissible one is up."""
+
+    route: Route | None
+    in_time: bool
+    value: float  # accuracy net of the price of device time; of a route not in time −∞
 
 
 def urgency(request: Request) -> tuple[float, int]:
@@ -90,81 +144,64 @@ def urgency(request: Request) -> tuple[float, int]:
     return request.deadline, request.id
 
 
-def by_deadline(queues: Iterable[Iterable[Request]]) -> Iterator[Request]:
-    """All queued requests, the most urgent first."""
-    return heapq.merge(*queues, key=urgency)
+def choose(
+    request: Request, routes: Iterable[Route], now: float, margin_s: float, scarcity: float, heads: Route | None = None
+) -> Choice:
+    """The route of greatest value that ends in time; else the one that ends first.
 
-
-def assign(
-    queues: Iterable[Sequence[Request]], routes: Mapping[str, Sequence[Route]], now: float, margin_s: float
-) -> list[Request]:
-    """Give each queued request, in order of deadline, to the route of greatest value that still ends in time.
-
-    A route's value is `priority · accuracy − price · device time` (docs/scheduling.md). What earlier requests were
-    given delays later ones, so a choice that would make another deadline infeasible is not open to it. A request
-    that no route can answer in time behind the others takes the one that ends first. One past its expiry gets none and
-    is returned. The look ends once all free devices have their fill.
+    A route's value is `priority · accuracy − price · device time − 0.003 · (fraction of the request's time until the
+    answer)` (docs/scheduling.md). When it would end is estimated behind all that waits already and is more urgent;
+    of the route that it `heads`, nothing is.
     """
-    hopeless = []
-    free, filled = _free(routes.values()), 0
-    for request in by_deadline(islice(queue, HORIZON) for queue in queues):
-        usable = routes[request.application]
-        route, in_time = best_route(request, usable, now, margin_s)
-        if not in_time and (route is None or now > route.last_start(request)) and expiry(request, usable) <= now:
-            hopeless.append(request)
-        elif route is not None:
-            route.add(request)
-            filled += route.fills_another()
-            if filled >= free:
-                break
-    return hopeless
-
-
-def _free(routes: Iterable[Sequence[Route]]) -> int:
-    """How many devices that hold a unit of the routes are free."""
-    holders = (executor for usable in routes for route in usable for executor in route.holders)
-    return len({executor.device.name for executor in holders if executor.running is None})
-
-
-def best_route(request: Request, routes: Iterable[Route], now: float, margin_s: float) -> tuple[Route | None, bool]:
-    """The route of greatest value among those in time and True; else the one that ends first, if any, and False."""
     best, best_value = None, float("-inf")
-    soonest, soonest_at = None, float("inf")
-    in_time = request.deadline - margin_s
+    soonest, soonest_s = None, float("inf")
+    left_s = request.deadline - now
+    in_time_s = left_s - margin_s
     hurry = DELAY / max(request.deadline - request.arrived, 1e-9)
+    accuracy, least, priority = request.accuracy, request.min_accuracy, request.priority
     for route in routes:
-        accuracy = request.accuracy[route.index]
-        if accuracy < request.min_accuracy:
+        right = accuracy[route.index]
+        net = priority * right - scarcity * route.cost
+        if right < least or net <= best_value:  # time can only make it worse
             continue
-        finish = route.finish(now)
-        if finish < soonest_at:
-            soonest, soonest_at = route, finish
-        if finish <= in_time:
-            value = request.priority * accuracy - route.cost - hurry * (finish - now)
-            if value > best_value:
+        batch_s = route.table[len(route.queue) % route.planned + 1]
+        wait_s = route.first_free(now) - now if route is heads else route.start_s(now, left_s)
+        takes_s = wait_s + batch_s + route.overhead_s
+        if takes_s <= in_time_s:
+            if (value := net - hurry * takes_s) > best_value:
                 best, best_value = route, value
-    return (best, True) if best is not None else (soonest, False)
+        elif takes_s < soonest_s:
+            soonest, soonest_s = route, takes_s
+    return Choice(soonest, False, best_value) if best is None else Choice(best, True, best_value)
 
 
-def expiry(request: Request, routes: Iterable[Route]) -> float:
+def shortest_s(request: Request, routes: Iterable[Route]) -> tuple[float, float]:
+    """Device time of an admissible route, the least without and the least with overhead; infinite without a route."""
+    sure_s = likely_s = float("inf")
+    for route in routes:
+        if request.accuracy[route.index] >= request.min_accuracy:
+            alone_s = route.table[1]
+            sure_s, likely_s = min(sure_s, alone_s), min(likely_s, alone_s + route.overhead_s)
+    return sure_s, likely_s
+
+
+def expiry(request: Request, shortest: tuple[float, float]) -> float:
     """The instant from which no admissible route that is up could answer in time even if a device were free.
 
-    Without one it is the deadline: another may come up. Of the overhead no more is believed than half of the
-    request's time leaves, since it may be a passing hiccup, and only trying tells.
+    `shortest` is `shortest_s` of the request. Without a route it is the deadline: another may come up. Of the overhead
+    no more is believed than half of the request's time leaves, since it may be a passing hiccup, and only trying tells.
     """
-    admissible = [route for route in routes if request.accuracy[route.index] >= request.min_accuracy]
-    if not admissible:
+    sure_s, likely_s = shortest
+    if sure_s == float("inf"):
         return request.deadline
-    sure_s = min(route.table[1] for route in admissible)
-    likely_s = min(route.table[1] + route.overhead_s for route in admissible)
     half_s = 0.5 * (request.deadline - request.arrived)
     return request.deadline - max(sure_s, min(likely_s, half_s)) + JUST_AFTER_S
 
 
-def is_quickest(route: Route, request: Request, routes: Iterable[Route]) -> bool:
-    """Whether no other admissible route could answer the request sooner if its devices were free."""
-    last = route.last_start(request)
-    return all(r.last_start(request) <= last for r in routes if request.accuracy[r.index] >= request.min_accuracy)
+def quickest(request: Request, routes: Iterable[Route]) -> Route | None:
+    """The admissible route that could answer the request soonest if its devices were free."""
+    admissible = (route for route in routes if request.accuracy[route.index] >= request.min_accuracy)
+    return max(admissible, key=lambda route: route.last_start(request), default=None)
 
 
 def doomed_heads(route: Route, requests: Sequence[Request], now: float, margin_s: float) -> tuple[int, int]:
@@ -173,14 +210,14 @@ def doomed_heads(route: Route, requests: Sequence[Request], now: float, margin_s
     A head whose deadline leaves time only for a small batch is served all the same, unless that would cut short the
     next batch too: then one after another would go alone and the queue would never drain (Nexus' early drop).
     """
+    waiting = len(requests)
     for first, head in enumerate(requests):
         size = route.room(head, now, margin_s)
-        waiting = len(requests) - first
-        if size >= min(route.planned, waiting):
+        if size >= min(route.planned, waiting - first):
             return first, size
         size = max(1, size)
-        later = now + (route.table[size] + route.overhead_s) / len(route.holders)
-        follower = requests[first + size] if size < waiting else None
-        if follower is None or route.room(follower, later, margin_s) >= min(route.planned, waiting - size):
+        later = now + (route.table[size] + route.overhead_s) / route.devices
+        follower = requests[first + size] if first + size < waiting else None
+        if follower is None or route.room(follower, later, margin_s) >= min(route.planned, waiting - first - size):
             return first, size
     raise AssertionError("the last request has no follower")

@@ -87,7 +87,7 @@ class Sharing:
         return Aim(served, {name: max(0.0, float(found.values[right])) for name, right in self._right.items()})
 
     def plan(self, found: Solution) -> Plan:
-        """The plan that a solution for given counts stands for, with its prices in each application's own currency.
+        """The plan that a solution for given counts stands for, with its duals in each application's own currency.
 
         An application that fairness favours weighs 1 + the dual of its goodput. A price divided by that weight makes
         the router choose among its options as the weighted program does.
@@ -96,4 +96,7 @@ class Sharing:
         weight = {name: 1 + max(0.0, float(found.duals[row])) for name, row in self._right_row.items()}
         application = {unit.name: unit.application for unit in self._problem.units}
         prices = {(pool, unit): price / weight[application[unit]] for (pool, unit), price in plan.prices.items()}
-        return replace(plan, prices=prices)
+        worth = {name: tuple(w / weight[name] for w in cells) for name, cells in plan.worth.items()}
+        of = {option.name: option.application for option in self._problem.options}
+        bonus = {name: tuple(b / weight[of[name]] for b in cells) for name, cells in plan.bonus.items()}
+        return replace(plan, prices=prices, worth=worth, bonus=bonus)

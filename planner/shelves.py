@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 from planner.linear import INFINITY, Linear
+from planner.naming import Held
 
 EXACT_S = 0.1  # HiGHS' time for one pool that the greedy passes cannot pack
 EXACT_COLUMNS = 400  # units × devices beyond which an exact packing is not tried
-NEARLY = 1e-6  # of a device's time: less is not worth a move
 
 Placed = dict[str, dict[str, float]]  # device -> unit -> the part of the device's time that it is meant to take
-
-Held = Mapping[str, frozenset[str]]  # device -> units
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +38,16 @@ class Task:
         return [min(1.0, max(0.0, self.busy[unit] - i)) for i in range(self.counts[unit])]
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """What became of a task: where its copies are, or whether they are proven to fit nowhere."""
-
-    placed: Placed | None
-    impossible: bool = False
-    solve_s: float = 0.0
-
-
-def packed(task: Task) -> Packing:
-    """Device -> units, keeping what is loaded: level or tight in time, by memory, exactly, from nothing."""
+def packed(task: Task) -> Placed | None:
+    """Device -> units, keeping what is loaded: level or tight in time, by memory, exactly, from nothing; or None."""
     found = [placed for by in ("level", "tight") if (placed := _filled(task, _kept(task), by)) is not None]
     if found:
-        return Packing(min(found, key=_overflow))
+        return min(found, key=_overflow)
     if (placed := _filled(task, _kept(task), "memory")) is not None:
-        return Packing(placed)
+        return placed
     if len(task.devices) * len(task.counts) <= EXACT_COLUMNS:
         return _exact(task)
-    return Packing(_filled(task, {name: {} for name in task.devices}, "memory"))
-
-
-def packed_partly(task: Task) -> Placed:
-    """Device -> units with the copies left out, of the smallest load, that find no room beside what is loaded."""
-    placed = _filled(task, _kept(task), "level", partly=True)
-    assert placed is not None
-    return placed
+    return _filled(task, {name: {} for name in task.devices}, "memory")
 
 
 def _overflow(placed: Placed) -> float:
@@ -94,10 +76,10 @@ def _rank(by: str, work: float, load: float) -> float:
     return max(0.0, work + load - 1) * 1e6 - work if by == "tight" else 0.0
 
 
-def _filled(task: Task, placed: Placed, by: str, partly: bool = False) -> Placed | None:
+def _filled(task: Task, placed: Placed, by: str) -> Placed | None:
     """The missing copies added where `_rank` is least and then memory fits best.
 
-    None where a copy finds no room, unless `partly`. The largest load goes first and of equals the largest unit; by
+    None where a copy finds no room. The largest load goes first and of equals the largest unit; by
     memory, only the latter counts.
     """
     free, work = task.free(placed), {name: sum(units.values()) for name, units in placed.items()}
@@ -110,7 +92,7 @@ def _filled(task: Task, placed: Placed, by: str, partly: bool = False) -> Placed
         size = task.memory[unit]
         fits = [name for name in task.devices if unit not in placed[name] and free[name] >= size]
         rank = {name: (_rank(by, work[name], load), free[name]) for name in fits}
-        if len(fits) < missing[unit, load] and not partly:
+        if len(fits) < missing[unit, load]:
             return None
         for name in nsmallest(missing[unit, load], fits, key=rank.__getitem__):
             placed[name][unit] = load
@@ -119,26 +101,7 @@ def _filled(task: Task, placed: Placed, by: str, partly: bool = False) -> Placed
     return placed
 
 
-def relieved(task: Task, placed: Placed) -> Placed:
-    """The packing with load that overflows its device moved to other copies, or to further ones where memory allows."""
-    free, work = task.free(placed), {name: sum(units.values()) for name, units in placed.items()}
-    for crowded in sorted(task.devices, key=lambda name: -work[name]):
-        for unit in sorted(placed[crowded], key=lambda unit: -placed[crowded][unit]):
-            for name in sorted(task.devices, key=lambda name: (unit not in placed[name], work[name])):
-                moved = min(work[crowded] - 1, 1 - work[name], placed[crowded][unit])
-                if work[crowded] <= 1 + NEARLY:
-                    break
-                if moved <= NEARLY or (unit not in placed[name] and free[name] < task.memory[unit]):
-                    continue
-                free[name] -= 0 if unit in placed[name] else task.memory[unit]
-                placed[name][unit] = placed[name].get(unit, 0.0) + moved
-                placed[crowded][unit] -= moved
-                work[name] += moved
-                work[crowded] -= moved
-    return placed
-
-
-def _exact(task: Task) -> Packing:
+def _exact(task: Task) -> Placed | None:
     """The packing with the fewest moves, as an integer program, if one is found in `EXACT_S`."""
     model = Linear()
     at = {
@@ -153,11 +116,11 @@ def _exact(task: Task) -> Packing:
         model.row(sizes, upper=1 if task.capacity else 0)
     found = model.solve(integer=True, time_limit_s=EXACT_S, gap=0.5)
     if found.objective == -INFINITY:
-        return Packing(None, found.bound == -INFINITY, model.run_s)
+        return None
     placed: Placed = {name: {} for name in task.devices}
     for unit in task.counts:
         hosts = [name for name in task.devices if found.values[at[unit, name]] > 0.5]
         for load, name in zip(task.loads(unit), hosts, strict=True):
             placed[name][unit] = load
     fits = all(bytes_left >= 0 for bytes_left in task.free(placed).values())
-    return Packing(placed if fits else None, solve_s=model.run_s)
+    return placed if fits else None

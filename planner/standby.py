@@ -11,6 +11,8 @@ from planner.plans import Plan, Problem
 from planner.program import solve
 from planner.variants import Device
 
+ROOM = (0.4, 0.55, 0.7, 0.85)  # parts of the utilisation that are tried
+ROOM_COST = 3e-4  # accuracy per request that room for a burst may cost
 ENDLESS_RPS = 1e5  # more than any cluster's share of an application carries
 FULL = 0.2  # of what the cluster could answer at any accuracy: the surge that is always prepared for
 
@@ -28,8 +30,25 @@ def solve_with_surge(
     that is left, and lies within what the cluster carries unless the demand does not. Raises as `solve_fair` does.
     """
     reference = {} if fairness == "efficient" else alone(problem, time_limit_s)
-    plan = solve_fair(problem, devices, loaded, time_limit_s, fairness, reference)
+    plan = solve_fair(with_room(problem, time_limit_s), devices, loaded, time_limit_s, fairness, reference)
     return plan, solve_packed(surge(problem, time_limit_s), devices, loaded, time_limit_s), reference
+
+
+def with_room(problem: Problem, time_limit_s: float) -> Problem:
+    """The problem at the least utilisation that costs next to nothing: where devices are plenty, all of them serve.
+
+    A plan for the demand alone leaves devices empty as soon as everybody has the best option, and a burst finds them
+    so. Below the utilisation that is asked for, more copies carry the same load.
+    """
+    target = solve(problem, time_limit_s, gap=ROOM_COST)
+    if any(short > 0 for short in target.shortfall_rps.values()):
+        return problem
+    least = target.objective - ROOM_COST * sum(problem.demand_rps.values())
+    for part in ROOM:
+        smaller = replace(problem, utilisation=part * problem.utilisation)
+        if solve(smaller, time_limit_s, gap=ROOM_COST).objective >= least:
+            return smaller
+    return problem
 
 
 def surge(problem: Problem, time_limit_s: float) -> Problem:

@@ -61,8 +61,12 @@ def _check_samples(path: Path, x: NDArray[Any], y: NDArray[Any], manifest: Manif
 
 def answer(runtime: Runtime, x: NDArray[Any]) -> NDArray[np.int64]:
     """The class of the greatest score for each sample [sample]; ModelError as `Runtime.run`."""
-    chunks = range(0, len(x), BATCH)
-    return np.concatenate([runtime.run(x[i : i + BATCH])[0].argmax(axis=1) for i in chunks]).astype(np.int64)
+    return np.asarray(scores(runtime, x).argmax(axis=1), np.int64)
+
+
+def scores(runtime: Runtime, x: NDArray[Any]) -> NDArray[Any]:
+    """The scores of each sample [sample, class]; ModelError as `Runtime.run`."""
+    return np.concatenate([runtime.run(x[i : i + BATCH])[0] for i in range(0, len(x), BATCH)])
 
 
 def check_signatures(application: str, signatures: Mapping[str, Signature]) -> None:

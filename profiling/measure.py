@@ -1,7 +1,7 @@
 """Profile a model repository: latency on each pool, cost of loading, accuracy by class, and the SneakPeek model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from rich.progress import Progress
 from deployments.config import ConfigError, Manifest, PoolConfig, load_manifest
 from deployments.profiles import Latency, Profiles, VariantProfile, file_sha256, save_profiles
 from deployments.runtimes import Runtime, read_signature
-from profiling.accuracy import Samples, answer, check_class_order, check_signatures, load_samples
+from profiling.accuracy import Samples, answer, check_class_order, check_signatures, load_samples, scores
 from profiling.latency import Effort, time_batches
 from profiling.memory import measure_footprint
-from profiling.peek import make_peek
+from profiling.peek import make_peek, trust_model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,13 +32,15 @@ def profile(
     pools: Mapping[str, PoolConfig],
     applications: Iterable[str] | None = None,
     *,
+    peeks: Mapping[str, Path] | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Profiles:
     """Measure all variants of `applications` (default: all) on `pools` and merge the result into `profiles_dir`.
 
     Each application is saved when it is done; an interruption loses only the one that is being measured. All are
-    read and checked before the first is measured.
+    read and checked before the first is measured. `peeks` are the SneakPeek models that are files, by application;
+    such a model takes and gives what the application's variants do.
 
     Raises:
         ConfigError: a manifest or the validation samples are wrong, or an application is not in the repository.
@@ -47,12 +49,16 @@ def profile(
     """
     effort, progress = effort or Effort(), progress or Progress(disable=True)
     found = [read_application(Path(models_dir) / name) for name in _names(Path(models_dir), applications)]
+    peeks = peeks or {}
+    lookers = {
+        a.manifest.name: Runtime(path, a.manifest, PoolConfig()) for a in found if (path := peeks.get(a.manifest.name))
+    }
     whole = Profiles()
     for application in found:
         name = application.manifest.name
         steps = len(application.variants) * (1 + len(pools))
         task = progress.add_task(f"profiling {name}", total=steps)
-        measured = _measure(application, pools, effort, partial(progress.advance, task))
+        measured = _measure(application, pools, effort, lookers.get(name), partial(progress.advance, task))
         whole = save_profiles(profiles_dir, measured)
         progress.update(task, description=f"profiled {name}")
     return whole
@@ -85,7 +91,11 @@ def _names(models_dir: Path, asked: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _measure(
-    application: Application, pools: Mapping[str, PoolConfig], effort: Effort, tick: Callable[[], None]
+    application: Application,
+    pools: Mapping[str, PoolConfig],
+    effort: Effort,
+    looker: Runtime | None,
+    tick: Callable[[], None],
 ) -> Profiles:
     variants: list[VariantProfile] = []
     latencies: list[Latency] = []
@@ -98,6 +108,9 @@ def _measure(
             latencies += _latencies(application, variant, pool, config, effort)
             tick()
     peek = make_peek(application.samples.x, variants)
+    if looker is not None:
+        seen = scores(looker, application.samples.x)
+        peek = replace(peek, model=trust_model(seen, variants, file_sha256(looker.path)))
     return Profiles(tuple(variants), tuple(latencies), {application.manifest.name: peek})
 
 

@@ -148,6 +148,7 @@ def test_plan_explains_what_binds_and_what_would_help(profiled: Path) -> None:
     assert "device time edge 1.50 of 1.50 devices at work" in words(result)
     assert re.search(r"one more edge \+[\d.]+/s", words(result))
     assert "10 ms more for toy" in words(result)
+    assert "toy nothing 1.00 refused" in words(result)
 
 
 def test_what_if_stands_beside_the_plan_with_what_moves(profiled: Path) -> None:

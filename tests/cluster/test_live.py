@@ -121,7 +121,7 @@ def test_tritonclient_gets_right_answers(live: SimpleNamespace, binary: bool, co
     assert (labels == target.y[:8]).sum() >= 6
     parameters = result.get_response()["parameters"]
     assert parameters["deadline_met"] is True
-    assert parameters["pool"] in ("edge", "hub")
+    assert set(parameters["pool"].split(",")) <= {"edge", "hub"}  # samples of one request may part ways
     assert parameters["emulated"] is True
     assert 0 < parameters["expected_accuracy"] <= 1
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cluster.loadgen import Target
-from cluster.loading import Load, rate_of, workload_of
+from cluster.loading import workload_of
+from cluster.traces import Load, rate_of
 from cluster.workload import SHAPES, WorkloadError
 from deployments.config import Manifest, TensorSpec
 

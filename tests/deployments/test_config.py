@@ -11,9 +11,11 @@ from deployments.config import (
     ClusterConfig,
     ConfigError,
     Emulation,
+    PeekConfig,
     PoolConfig,
     load_config,
     load_manifest,
+    peek_models,
 )
 
 GOOD = "pools: {edge: {devices: 2}}\napplications: {toy: {slo_s: 0.1}}\n"
@@ -41,9 +43,22 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, yaml.safe_dump(asdict(config)))) == config
 
 
+def test_a_peek_is_a_word_or_a_model_beside_the_file(tmp_path: Path) -> None:
+    text = "pools: {edge: {}}\napplications: {a: {peek: none}, b: {peek: {model: tiny.onnx}}, c: {}}"
+    config = load_config(written(tmp_path, text))
+    assert config.applications["a"].peek == "none"
+    assert config.applications["b"].peek == PeekConfig(str(tmp_path / "tiny.onnx"))
+    assert peek_models(config) == {"b": tmp_path / "tiny.onnx"}
+    assert load_config(written(tmp_path, yaml.safe_dump(asdict(config)))) == config
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("pools: {edge: {}}\napplications: {toy: {peek: kn}}", "peek is 'kn'; it is knn, none, or model: and an ONNX"),
+        ("pools: {edge: {}}\napplications: {toy: {peek: {modle: a}}}", "unknown key 'modle'; did you mean 'model'?"),
+        ("pools: {edge: {}}\napplications: {toy: {}}\nplanner: {cells: 0}", "cells is 0; at least one"),
+        ("pools: {edge: {}}\napplications: {toy: {}}\nplanner: {mix_memory: 0}", "mix_memory is 0; it is a number"),
         ("pools: {edge: {device: 2}}\napplications: {toy: {}}", "unknown key 'device'; did you mean 'devices'?"),
         ("pools: {edge: {}}\napplications: {toy: {slo: 1}}", "did you mean 'slo_s'?"),
         ("pool: {edge: {}}\napplications: {toy: {}}", "did you mean 'pools'?"),
@@ -61,6 +76,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
             "pools: {edge: {}}\napplications: {toy: {}}\nplanner: {fairness: fair}",
             "known: efficient, max_min, proportion",
         ),
+        ("pools: {edge: {}}\napplications: {toy: {}}\nplanner: {violations: 5}", "so write 0.05 for 5 %"),
+        ("pools: {edge: {}}\napplications: {toy: {}}\nplanner: {violations: 1}", "is none"),
         ("pools: {edge: {}}\napplications: {toy: {}}\nhttp: {port: 0}", "1 to 65535"),
         ("pools: [edge]\napplications: {toy: {}}", "expected keys and values"),
         ("pools: {edge: {}\n", "not valid YAML"),

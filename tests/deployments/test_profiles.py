@@ -9,6 +9,7 @@ import pytest
 from deployments.profiles import (
     REPLICA_START_S,
     Latency,
+    ModelTrust,
     Peek,
     ProfileError,
     Profiles,
@@ -58,6 +59,16 @@ def test_profiles_come_back_as_they_were_saved(tmp_path):
     np.testing.assert_array_equal(saved.answered, [0, 1, 1, 0])
     for f in dataclasses.fields(Peek):
         np.testing.assert_array_equal(getattr(found.peeks["digits"], f.name), getattr(peek(), f.name))
+
+
+def test_the_trust_in_a_model_comes_back_as_it_was_saved(tmp_path):
+    trust = ModelTrust("ab", True, 2.0, 8.0, np.ones((1, 4), np.float32))
+    kept = dataclasses.replace(peek(), estimates=np.zeros((1, 4), np.float32), kappa=float("inf"), model=trust)
+    save_profiles(tmp_path, dataclasses.replace(profiles(), peeks={"digits": kept}))
+    found = load_profiles(tmp_path).peeks["digits"]
+    assert (found.kappa, found.kernel, found.estimates.tolist()) == (float("inf"), False, [[0.0] * 4])
+    assert (found.model.sha256, found.model.logits, found.model.temperature) == ("ab", True, 2.0)
+    assert found.model.estimates.tolist() == [[1.0] * 4]
 
 
 def test_recall_counts_by_true_class_and_falls_back_to_accuracy():

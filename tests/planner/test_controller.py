@@ -28,6 +28,7 @@ from tests.planner.driven import catalogue
 SETTINGS = Settings(
     period_s=10.0,
     utilisation=0.75,
+    violations=0.01,
     overhead_s=0.0,
     band=0.25,
     min_demand_rps=2.0,
@@ -49,6 +50,7 @@ class Cluster:
     devices: dict[str, Device]
     broken: frozenset[str] = frozenset()  # units that never come up
     dead_solver: bool = False
+    violated: float = 0.0  # of the requests
     now: float = 0.0
     up: dict[str, set[str]] = field(default_factory=dict)
     starting: dict[tuple[str, str], float] = field(default_factory=dict)  # (device, unit) -> ready at
@@ -76,7 +78,8 @@ class Cluster:
         self._scale()
         loaded = {name: frozenset(self.up.get(name, ())) for name in self.devices}
         arrived = {name: round(rate_rps * LOOK_S) for name in self.table.applications}
-        self.tell(Reported(arrived, LOOK_S))
+        violated = {name: round(self.violated * n) for name, n in arrived.items()}
+        self.tell(Reported(arrived, LOOK_S, violated=violated))
         self.tell(ClusterChanged(tuple(self.devices.values()), loaded))
         self.tell(Clock())
         if self.unsolved and not self.dead_solver:
@@ -253,6 +256,35 @@ def test_a_unit_that_does_not_start_is_left_out_and_tried_again_later() -> None:
     assert "k/slow" in {unit for units in c.up.values() for unit in units}
 
 
+def test_violations_make_the_next_plans_leave_more_time_and_cause_none_themselves() -> None:
+    c = cluster().play(20.0, rate_rps=320.0)
+    assert c.controller.settled
+    solves = len(c.solves)
+    c.violated = 0.2
+    c.play(30.0, rate_rps=320.0)
+    assert c.controller.utilisation < 0.7
+    assert set(c.why()[solves:]) == {"the period is over"}
+    assert c.solves[-1].problem.utilisation < 0.7
+    assert c.solves[solves].problem.utilisation > c.solves[-1].problem.utilisation
+
+
+def test_under_overload_plans_keep_filling_what_they_may() -> None:
+    c = cluster().play(30.0, rate_rps=3000.0)
+    assert c.controller.plan is not None
+    assert c.controller.plan.shortfall_rps["k"] > 0
+    c.violated = 0.5
+    c.play(30.0, rate_rps=3000.0)
+    assert c.controller.utilisation == SETTINGS.utilisation
+
+
+def test_without_a_budget_the_configured_utilisation_is_kept() -> None:
+    c = cluster()
+    c.controller = Controller(c.table, replace(SETTINGS, violations=0.0))
+    c.violated = 0.5
+    c.play(30.0, rate_rps=320.0)
+    assert c.controller.utilisation == SETTINGS.utilisation
+
+
 def test_many_copies_that_start_one_after_another_are_not_taken_for_failed() -> None:
     made = Controller(catalogue(), SETTINGS)
     devices = tuple(Device(f"d{i}", "e") for i in range(4))
@@ -290,3 +322,53 @@ def test_a_standby_unit_that_could_not_start_is_tried_again() -> None:
     c.play(FAILED_FOR_S + 40.0)
     assert c.controller.settled
     assert all(units == {"k/fast", "k/slow"} for units in c.up.values())
+
+
+CELLS = {"k": (0.5, 0.5)}
+IN_CELLS = {"k/fast": (0.4, 0.95), "k/slow": (0.85, 0.95)}
+
+
+def told(policy: str = "pliant", *reports: Reported) -> Controller:
+    """A controller of an application with two cells, told these reports, with three devices."""
+    table = replace(catalogue(), cells=CELLS, in_cells=IN_CELLS)
+    made = Controller(table, replace(SETTINGS, policy=policy))
+    devices = tuple(Device(f"e-{i}", "e") for i in range(3))
+    made.handle(ClusterChanged(devices, {}), 0.0)
+    for report in reports:
+        made.handle(report, 0.0)
+    return made
+
+
+def test_a_plan_tells_cells_apart_as_profiled_until_routers_report() -> None:
+    problem = told().problem()
+    assert problem.cells == CELLS
+    assert problem.accuracy == IN_CELLS
+
+
+def test_fixed_policies_are_blind_to_cells() -> None:
+    for policy in ("best", "cheapest"):
+        problem = told(policy).problem()
+        assert problem.cells == {}
+        assert all(len(accuracy) == 1 for accuracy in problem.accuracy.values())
+
+
+def test_cells_follow_what_routers_report() -> None:
+    now = {"k/fast": (0.5, 0.9), "k/slow": (0.8, 0.9)}
+    report = Reported({"k": 1000}, 10.0, {"k/fast": 0.7, "k/slow": 0.85}, cells={"k": (900, 100)}, in_cells=now)
+    problem = told("pliant", *[report] * 5).problem()
+    assert problem.accuracy == now
+    assert sum(problem.cells["k"]) == pytest.approx(1)
+    assert 0.8 < problem.cells["k"][0] < 0.9  # most of the way from the profiled half
+
+
+def test_a_router_that_knows_no_cells_has_one() -> None:
+    problem = told("pliant", Reported({"k": 10}, 1.0, {"k/fast": 0.6, "k/slow": 0.8})).problem()
+    assert problem.cells == {}
+    assert problem.accuracy == {"k/fast": (0.6,), "k/slow": (0.8,)}
+
+
+def test_a_plan_with_cells_gives_the_dear_option_to_the_hard_ones() -> None:
+    made = told("pliant", Reported({"k": 3000}, 10.0, dict(catalogue().accuracy), in_cells=IN_CELLS))
+    plan, _, _ = solve_with_surge(made.problem(), tuple(Device(f"e-{i}", "e") for i in range(3)), {}, 0.2)
+    assert plan.accuracy["k"] > 0.7
+    assert plan.status != "empty"

@@ -82,11 +82,30 @@ def test_ten_milliseconds_more_let_a_slow_option_in() -> None:
     assert explain(problem, solved(problem), solved).gains[1].right_rps > 0
 
 
+def test_one_request_more_brings_its_accuracy_less_what_it_takes_from_others() -> None:
+    """2 ms for a cheap answer make a quarter of a request go from the best variant to the cheap one."""
+    (more,) = explain(TEXTBOOK, solved(TEXTBOOK), solved).marginals
+    assert more.application == "k"
+    assert more.right_rps == pytest.approx(0.7 - 0.25 * (0.9 - 0.7))
+    assert more.refused_rps == 0.0
+    idle = replace(TEXTBOOK, demand_rps={"k": 10.0})
+    (free,) = explain(idle, solved(idle), solved).marginals
+    assert free.options == ("k/best",)
+    assert free.right_rps == pytest.approx(0.9, abs=1e-4)
+
+
+def test_under_overload_one_request_more_is_one_more_refused() -> None:
+    full = replace(TEXTBOOK, demand_rps={"k": 700.0})
+    (more,) = explain(full, solved(full), solved).marginals
+    assert (more.options, more.right_rps, more.refused_rps) == ((), 0.0, 1.0)
+
+
 def test_a_fair_plan_is_not_priced_by_duals() -> None:
     problem, devices = replace(TEXTBOOK, demand_rps={"k": 700.0}), (Device("e-0", "e"),)
     plan = solve_fair(problem, devices, {}, 1.0, "max_min")
     (time,) = [b for b in explain(problem, plan, solved).bindings if b.constraint == "device time"]
     assert time.dual is None
+    assert explain(problem, plan, solved).marginals == ()
 
 
 def test_a_plan_that_answers_nothing_has_no_accuracy() -> None:

@@ -8,12 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.instances import Size, random_problem
 from planner.grouping import Group, merged
+from planner.naming import Cluster
+from planner.offers import offers
 from planner.packing import pack, solve_packed
+from planner.patterns import all_patterns
 from planner.plans import Plan, Problem
 from planner.program import solve
-from planner.search import EXACT_DEVICES
-from planner.shelves import Task, packed, relieved
+from planner.rules import one_unit_per_device
+from planner.search import ALL
 from planner.variants import Application, Device, Pool, Unit, plain_option
 from tests.planner.oracle import device_seconds, optimum, violations
 from tests.planner.problems import TEXTBOOK, one_application, problems
@@ -133,23 +137,12 @@ def test_fragmentation_is_seen_and_the_shortfall_said() -> None:
     assert sum(solve(problem).replicas.values()) == 3  # what (6) alone believes
 
 
-def test_load_that_overflows_a_device_goes_to_a_further_copy() -> None:
-    units = ("a", "b", "c")
-    task = Task(("d0", "d1"), dict.fromkeys(units, 1), dict.fromkeys(units, 3), 10, {}, dict.fromkeys(units, 2 / 3))
-    placed = packed(task).placed
-    assert placed is not None
-    assert max(sum(held.values()) for held in placed.values()) > 1
-    relieved(task, placed)
-    assert [sum(held.values()) for held in placed.values()] == pytest.approx([1.0, 1.0])
-    assert sum(len(held) for held in placed.values()) == 4
-
-
-def test_a_cluster_too_large_for_the_exact_program_loses_nothing_to_packing() -> None:
+def test_loads_that_are_no_whole_devices_lose_nothing_to_packing() -> None:
     problem = fragmented()
     problem = replace(
         problem,
         units=tuple(replace(unit, memory_bytes=3) for unit in problem.units),
-        pools=(Pool("e", EXACT_DEVICES + 36, 10),),
+        pools=(Pool("e", 100, 10),),
         demand_rps={"a": 101 / 3 * 500, "b": 101 / 3 * 500, "c": 98 / 3 * 500},  # 33⅔, 33⅔ and 32⅔ of 100 devices
     )
     plan = solve_packed(problem, named(problem.pools), {})
@@ -185,7 +178,11 @@ def test_two_units_that_need_a_device_each_are_not_stacked() -> None:
 @given(problems())
 def test_an_assignment_holds_on_every_device_and_carries_its_load(problem: Problem) -> None:
     devices = named(problem.pools)
-    plan = solve_packed(problem, devices, {})
+    holds(problem, devices, solve_packed(problem, devices, {}))
+
+
+def holds(problem: Problem, devices: tuple[Device, ...], plan: Plan) -> None:
+    """The plan recomputed from its assignment and flows alone."""
     memory = {unit.name: unit.memory_bytes for unit in problem.units}
     capacity = {pool.name: pool.memory_bytes for pool in problem.pools}
     assert set(plan.assignment) == {device.name for device in devices}
@@ -198,6 +195,57 @@ def test_an_assignment_holds_on_every_device_and_carries_its_load(problem: Probl
     assert list(violations(problem, plan)) == []
     assert device_time_holds(problem, plan, devices)
     assert all(price >= 0 for price in plan.prices.values())
+    assert plan.objective <= plan.bound + 1e-9
+
+
+@few
+@given(problems())
+def test_no_plan_is_worse_than_one_unit_per_device(problem: Problem) -> None:
+    problem = replace(problem, loaded={})
+    alone = solve(problem, 20, 1e-9, one_unit_per_device(problem))
+    plan = solve_packed(problem, named(problem.pools), {}, time_limit_s=20, gap=1e-9)
+    assert plan.objective >= alone.objective - 1e-6 * max(1.0, abs(alone.objective))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_patterns_are_too_many_to_list_the_plan_holds_and_none_is_worse_than_one_unit_per_device(
+    seed: int,
+) -> None:
+    problem = random_problem(Size(12, 2, 6, 6, 2, True), seed)
+    devices = named(problem.pools)
+    assert all_patterns(problem, list(offers(problem)), ALL) is None
+    alone = solve(problem, 5, 1e-4, one_unit_per_device(problem))
+    plan = solve_packed(problem, devices, {}, time_limit_s=5)
+    holds(problem, devices, plan)
+    assert plan.objective >= alone.objective
+    assert plan.bound <= solve(problem, 0).bound + 1e-6
+
+
+def test_a_clock_that_has_run_out_still_leaves_the_first_plan() -> None:
+    problem = random_problem(Size(12, 2, 6, 6, 2, True), 0)
+    devices = named(problem.pools)
+    ticks = itertools.count()
+    plan = solve_packed(problem, devices, {}, clock=lambda: 10.0 * next(ticks))
+    holds(problem, devices, plan)
+    assert plan.status == "time limit"
+
+
+def test_what_is_loaded_stays_when_demand_moves_a_little() -> None:
+    problem = random_problem(Size(100, 2, 3, 4, 1, True), 1)
+    devices = named(problem.pools)
+    plan = solve_packed(problem, devices, {})
+    loaded = {name: frozenset(units) for name, units in plan.assignment.items()}
+    moved = replace(problem, demand_rps={name: 0.98 * rate for name, rate in problem.demand_rps.items()})
+    assert moves(solve_packed(moved, devices, loaded).assignment, loaded) <= 25
+    assert moves(solve_packed(problem, devices, loaded).assignment, loaded) <= 2
+
+
+def test_patterns_go_to_the_devices_that_hold_most_of_them() -> None:
+    devices = tuple(Device(f"p.{i}", "p") for i in range(4))
+    loaded = {"p.1": frozenset({"a"}), "p.2": frozenset({"a", "b"}), "p.3": frozenset({"b"})}
+    load_s = {"a": 5.0, "b": 1.0}
+    placed = Cluster(devices, loaded).placed({("p", ("a", "b")): 1, ("p", ("a",)): 1, ("p", ("b",)): 1}, load_s)
+    assert placed == {"p.0": (), "p.1": ("a",), "p.2": ("a", "b"), "p.3": ("b",)}
 
 
 @settings(parent=few, max_examples=40)
@@ -215,7 +263,9 @@ def test_a_small_cluster_gets_the_optimum_over_named_devices(problem: Problem) -
         energy_j={(u.name, d.name): problem.energy_j[u.name, d.pool] for u in problem.units for d in devices},
         power=tuple(replace(budget, pools=tuple(d.name for d in devices)) for budget in problem.power),  # of all pools
     )
-    assert plan.objective == pytest.approx(optimum(alone), rel=1e-6, abs=1e-4)
+    best = optimum(alone)
+    assert plan.objective == pytest.approx(best, rel=1e-6, abs=1e-4)
+    assert plan.bound >= best - 1e-6 * max(1.0, abs(best))
 
 
 def test_a_lost_device_is_planned_without() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.posterior import KnnPeek, Projection, posterior_mean
+from planner.posterior import KnnPeek, ModelPeek, Peek, Projection, posterior_mean, tempered
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -100,3 +100,54 @@ def test_a_projection_flattens_centres_and_projects() -> None:
         projection.features([[1, 2, 3]])
     with pytest.raises(ValueError, match="mean"):
         Projection(np.zeros(3), np.zeros((4, 1)))
+
+
+@few
+@given(st.integers(0, 10_000), st.booleans(), st.permutations(range(3)))
+def test_a_look_is_a_distribution_and_renaming_classes_renames_it(seed: int, kernel: bool, order: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    references, labels, correct = rng.standard_normal((20, 2)), rng.integers(0, 3, 20), rng.random((2, 20)) < 0.5
+    wanted = rng.standard_normal((5, 2))
+    look = KnnPeek(references, labels, correct, 3, 6, kernel).look(wanted)
+    assert look.votes.sum(axis=1) == pytest.approx(np.ones(5))
+    renamed = KnnPeek(references, np.array(order)[labels], correct, 3, 6, kernel).look(wanted)
+    assert renamed.votes[:, order] == pytest.approx(look.votes)
+    assert renamed.correct == pytest.approx(look.correct)
+
+
+def test_near_neighbours_weigh_more_where_a_kernel_is_asked_for() -> None:
+    peek = KnnPeek([[0.0], [1.0], [3.0]], [0, 1, 1], [[1, 0, 0]], classes=2, k=3, kernel=True)
+    weight = peek.neighbours([[0.1]]).weight[0]
+    assert weight[0] > weight[1] > weight[2] > 0
+    assert weight.sum() == pytest.approx(1)
+    same = KnnPeek([[0.0], [0.0]], [0, 1], [[1, 0]], classes=2, k=2, kernel=True)
+    assert same.neighbours([[0.0]]).weight == pytest.approx(np.array([[0.5, 0.5]]))
+
+
+def test_any_classifier_can_be_the_peek() -> None:
+    said = np.array([[0.9, 0.1], [0.2, 0.8]])
+    peek: Peek = ModelPeek(lambda _: said, 2, temperature=1.0, logits=False)
+    look = peek.look(np.zeros((2, 4)))
+    assert look.votes == pytest.approx(said)
+    assert look.correct is None
+
+
+def test_a_classifier_with_other_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"scores of shape \(2, 3\); expected \[m, 2\]"):
+        ModelPeek(lambda _: np.zeros((2, 3)), 2).look(np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="positive temperature"):
+        ModelPeek(lambda _: np.zeros((2, 2)), 2, temperature=0.0)
+
+
+@few
+@given(st.lists(st.floats(-50, 50), min_size=3, max_size=3), st.floats(0.2, 5))
+def test_a_higher_temperature_is_less_sure_and_keeps_the_order(logits: list[float], temperature: float) -> None:
+    cool, warm = tempered([logits], temperature, True)[0], tempered([logits], 2 * temperature, True)[0]
+    assert cool.sum() == pytest.approx(1)
+    assert warm.max() <= cool.max() + 1e-12
+    assert warm[int(cool.argmax())] == pytest.approx(warm.max())
+    assert tempered([cool], 1.0, False)[0] == pytest.approx(cool, abs=1e-9)
+
+
+def test_no_inputs_have_no_probabilities() -> None:
+    assert tempered(np.empty((0, 3)), 1.0, True).shape == (0, 3)

@@ -1,109 +1,110 @@
-"""Prices follow the plan and, between plans, how busy the devices are."""
+"""What device time is worth: ladders of options, and the price at which what comes in fits the devices."""
+
+import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from planner.prices import LEAST, MOST, STEEPEST, Prices, reference_prices
+from planner.prices import Prices, ladder, speeds
 from tests.planner.driven import catalogue
 
-KEY = ("e", "k/slow")
-REFERENCE = {KEY: 10.0}
+SLO_S = 0.2
+# What requests of 'k' cost, and how accurate they are: two steps, of 20 and of 5 points a unit of device time.
+LADDER = ladder("k", [(0.01, 0.5), (0.02, 0.7), (0.06, 0.9)])
 
 
-def prices(target: float = 0.75) -> Prices:
+def prices(capacity: float = 1.0, target: float = 1.0) -> Prices:
     made = Prices(target)
-    made.replan({}, REFERENCE)
+    made.offer({"k": LADDER}, capacity)
     return made
 
 
-def watch(made: Prices, busy: float, since: float, seconds: float) -> None:
-    for i in range(round(seconds * 100) + 1):
-        made.observe(since + i / 100, busy)
+def at_rate(made: Prices, rate_rps: int, seconds: float = 10.0, backlog: float = 0.0, since: float = 0.0) -> Prices:
+    """Requests of 'k' at an even rate."""
+    for i in range(1, int(rate_rps * seconds) + 1):
+        made.arrived("k")
+        now = since + i / rate_rps
+        if made.due(now):
+            made.follow(now, backlog, SLO_S)
+    return made
 
 
-def test_an_idle_cluster_charges_next_to_nothing() -> None:
-    assert prices().of(*KEY) == pytest.approx(LEAST * 10.0)
+def test_a_ladder_has_a_step_for_each_offer_that_some_price_makes_the_best() -> None:
+    base, steps = ladder("k", [(0.01, 0.5), (0.03, 0.55), (0.05, 0.9), (0.04, 0.3)])
+    assert base == 0.01
+    assert [(s.cost, s.accuracy) for s in steps] == [(pytest.approx(0.04), pytest.approx(0.4))]
 
 
-def test_prices_rise_within_about_a_second_of_overload() -> None:
+def test_without_offers_there_is_no_ladder() -> None:
+    assert ladder("k", []) == (0.0, ())
+
+
+offers = st.lists(st.tuples(st.floats(0.001, 1.0), st.floats(0.0, 1.0)), min_size=1, max_size=8)
+
+
+@given(offers, st.floats(0.0, 50.0))
+def test_climbing_all_steps_worth_the_price_leads_to_the_best_offer_at_that_price(
+    offered: list[tuple[float, float]], price: float
+) -> None:
+    base, steps = ladder("k", offered)
+    climbed = list(itertools.takewhile(lambda step: step.worth > price, steps))
+    accuracy = max(a for c, a in offered if c == base)
+    value = accuracy + sum(s.accuracy for s in climbed) - price * (base + sum(s.cost for s in climbed))
+    assert value == pytest.approx(max(a - price * c for c, a in offered), abs=1e-6)
+
+
+def test_time_that_nobody_needs_costs_nothing() -> None:
+    made = at_rate(prices(), 10)
+    assert (made.scarcity, made.scarce) == (0.0, False)
+
+
+@pytest.mark.parametrize(("rate_rps", "worth"), [(20, 5.0), (40, 5.0), (60, 20.0), (90, 20.0)])
+def test_the_price_is_that_of_the_step_that_fits_in_part(rate_rps: int, worth: float) -> None:
+    """At 1 second of device time a second: all at the top up to 16.7/s, all in the middle up to 50/s, 100/s at most."""
+    made = at_rate(prices(), rate_rps)
+    assert (made.scarcity, made.scarce) == (pytest.approx(worth), True)
+
+
+def test_beyond_what_the_cheapest_can_carry_no_step_is_worth_its_price() -> None:
+    assert at_rate(prices(), 150).scarcity > 20.0
+
+
+def test_less_than_the_target_is_left_free() -> None:
+    assert at_rate(prices(), 45).scarcity == pytest.approx(5.0)
+    assert at_rate(prices(target=0.8), 45).scarcity == pytest.approx(20.0)
+
+
+def test_what_waits_raises_the_price_at_once() -> None:
+    made = at_rate(prices(), 40)
+    made.follow(10.1, 0.5, SLO_S)
+    assert made.scarcity > 20.0
+    made.follow(10.2, 0.0, SLO_S)
+    assert made.scarcity == pytest.approx(5.0)
+
+
+def test_a_burst_raises_the_price_within_a_fifth_of_a_second() -> None:
+    """The base and the first step are 0.02 each request: 0.9 of what is there at 450 times that."""
+    made = at_rate(prices(capacity=10.0), 150)
+    assert made.scarcity == 0.0
+    assert at_rate(made, 900, 0.2, since=10.0).scarcity == pytest.approx(20.0)
+
+
+def test_a_plan_says_what_pools_are_worth_against_each_other_and_speed_where_it_says_nothing() -> None:
+    table = catalogue(pools=("e", "f"))
+    speed = speeds(table, 0.0)
+    assert speed["e"] / speed["f"] > 2.0, "twice as fast, and with larger batches in time"
+    made = Prices(1.0)
+    made.replan({}, speed)
+    assert made.weight("e", "k/fast") / made.weight("f", "k/fast") == pytest.approx(speed["e"] / speed["f"])
+    made.replan({("e", "k/fast"): 8.0, ("e", "k/slow"): 6.0, ("f", "k/fast"): 3.0, ("f", "k/slow"): 0.0}, speed)
+    assert (made.weight("e", "k/fast"), made.weight("f", "k/fast")) == (8.0, 3.0)
+    assert made.weight("f", "k/slow") > 0.0, "a pool that a plan leaves idle may be needed before the next plan"
+    assert made.capacity({"e": 2, "f": 0}) == pytest.approx(12.0)
+
+
+def test_utilisation_follows_within_a_second_or_two() -> None:
     made = prices()
-    watch(made, 0.7, 0.0, 5.0)
-    made.replan({KEY: 8.0}, REFERENCE)  # what is usual under some load
-    before = made.of(*KEY)
-    watch(made, 1.0, 5.0, 1.0)
-    assert made.of(*KEY) > 2 * before
-
-
-def test_overload_from_idle_reaches_the_reference_in_three_seconds() -> None:
-    made = prices()
-    watch(made, 0.0, 0.0, 5.0)
-    watch(made, 1.0, 5.0, 3.0)
-    assert made.of(*KEY) > 10.0
-
-
-def test_prices_fall_when_idle_even_from_the_top() -> None:
-    made = prices()
-    watch(made, 1.0, 0.0, 20.0)
-    assert made.scarcity == MOST
-    watch(made, 0.0, 20.0, 3.0)
-    assert made.scarcity < 0.05
-
-
-def test_prices_stand_still_at_the_target() -> None:
-    made = prices(0.5)
-    made.replan({KEY: 8.0}, REFERENCE)
-    watch(made, 0.5, 0.0, 10.0)
-    before = made.scarcity
-    watch(made, 0.5, 10.0, 10.0)
-    assert made.scarcity == pytest.approx(before, rel=0.05)
-
-
-def test_a_dearer_plan_is_followed_at_once() -> None:
-    made = prices()
-    made.replan({KEY: 8.0}, REFERENCE)
-    assert made.of(*KEY) == pytest.approx(8.0)
-
-
-def test_a_cheaper_plan_does_not_make_prices_jump_down() -> None:
-    made = prices()
-    made.replan({KEY: 8.0}, REFERENCE)
-    made.replan({KEY: 2.0}, REFERENCE)
-    assert made.of(*KEY) == pytest.approx(8.0)
-    made.replan({KEY: 0.0}, REFERENCE)
-    assert made.of(*KEY) == pytest.approx(8.0)
-
-
-def test_the_same_plan_again_changes_nothing() -> None:
-    made = prices()
-    made.replan({KEY: 8.0}, REFERENCE)
-    watch(made, 0.2, 0.0, 1.0)
-    before = made.of(*KEY)
-    assert before < 4.0
-    for nearly in (8.0, 8.4, 7.9, 8.1):
-        made.replan({KEY: nearly}, REFERENCE)
-        assert made.of(*KEY) == pytest.approx(before)
-
-
-def test_overload_prices_keep_their_ratios_but_stay_within_reach() -> None:
-    two = {KEY: 10.0, ("f", "k/slow"): 10.0}
-    made = Prices(0.75)
-    made.replan({}, two)
-    made.replan({KEY: 6e5, ("f", "k/slow"): 3e5}, two)
-    assert made.of(*KEY) / made.of("f", "k/slow") == pytest.approx(2.0)
-    assert sum(made.of(*key) for key in two) / 2 == pytest.approx(STEEPEST * 10.0)
-    made.replan({KEY: 8.0, ("f", "k/slow"): 8.0}, two)
-    watch(made, 0.2, 0.0, 4.0)
-    assert made.of(*KEY) < 4.0
-
-
-def test_time_that_does_not_pass_moves_nothing() -> None:
-    made = prices()
-    for _ in range(100):
-        made.observe(1.0, 1.0)
-    assert made.scarcity == LEAST
-
-
-def test_the_reference_is_what_the_best_option_earns_over_the_cheapest() -> None:
-    table = catalogue()
-    slow = 0.100 / 8  # planned in batches of eight: half of the SLO
-    fast = 0.024 / 8
-    assert reference_prices(table, 0.0)["e", "k/fast"] == pytest.approx(0.2 / (slow - fast))
+    for i in range(20):
+        made.observe(0.1 * i, 0.9)
+    assert made.utilisation == pytest.approx(0.9, abs=0.05)

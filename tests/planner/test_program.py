@@ -10,7 +10,7 @@ from planner.model import TIME_PRICE
 from planner.plans import Problem
 from planner.profiles import LatencyCurve
 from planner.program import below_floor, evaluate, restrict, solve, unservable
-from planner.rules import Cover, Forbidden, one_unit_per_device
+from planner.rules import Cover, one_unit_per_device
 from planner.variants import Application, Option, Pool, Unit, plain_option
 from tests.planner.oracle import brute_force, optimum, violations
 from tests.planner.problems import TEXTBOOK, one_application, problems
@@ -175,14 +175,6 @@ def test_proteus_form_one_unit_per_device_is_a_cover() -> None:
     one_each = Cover("e", {"k/best": 1.0, "k/cheap": 1.0}, 1)
     plan = solve(TEXTBOOK, rules=[one_each])
     assert plan.replicas == {("e", "k/cheap"): 1}  # all 200 requests/s must be served by the one that can
-
-
-def test_a_forbidden_combination_is_avoided_and_so_is_more_of_it() -> None:
-    problem = replace(TEXTBOOK, pools=(Pool("e", 3, 100),), demand_rps={"k": 600.0})
-    free = solve(problem)
-    rule = Forbidden("e", dict.fromkeys(("k/best", "k/cheap"), 1))
-    assert set(free.replicas) == {("e", "k/best"), ("e", "k/cheap")}
-    assert len(solve(problem, rules=[rule]).replicas) == 1
 
 
 def test_evaluate_gives_the_best_load_assignment_of_a_placement() -> None:

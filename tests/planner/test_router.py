@@ -227,7 +227,7 @@ def test_devices_that_hold_nothing_do_not_hide_that_the_others_are_busy() -> Non
     arrivals(w, 600.0, 0.0, 4.0)
     w.play(4.0)
     assert w.router.prices.utilisation > 0.9
-    assert w.router.prices.scarcity > 1.0
+    assert w.router.prices.scarce
 
 
 def test_counts_are_taken_once() -> None:
@@ -236,4 +236,14 @@ def test_counts_are_taken_once() -> None:
     made.handle(Finished("d", 1), 0.25)
     count = made.take_counts()["k"]
     assert (count.arrived, count.answered, count.late, count.rejected) == (1, 1, 1, 0)
+    assert count.violated == 1
     assert made.take_counts()["k"].arrived == 0
+
+
+def test_what_was_refused_for_lack_of_time_or_room_violates_and_what_nothing_could_answer_does_not() -> None:
+    made = Router(catalogue(), replace(LIMITS, max_queued=1))
+    asked = (request(0), request(1), request(2, min_accuracy=0.99))  # one waits, one finds no room, one is impossible
+    given = [made.handle(Arrived(one), 0.0) for one in asked]
+    assert [kind for actions in given for _, kind in refusals(list(actions))] == ["overload", "bound"]
+    count = made.take_counts()["k"]
+    assert (count.rejected, count.violated) == (2, 1)

@@ -23,37 +23,38 @@ def plan(prices: dict[tuple[str, str], float]) -> Plan:
     return Plan({}, (), {}, {}, {}, prices, 0.0, 0.0, 0.0, "optimal", 0.0)
 
 
-def scarce() -> World:
-    """Devices busy enough that batches wait to grow."""
+def fast_only() -> World:
+    """One device that answers 333 requests/s in batches of eight."""
     w = world(replace(catalogue(), latency={("k/fast", "e"): catalogue().latency["k/fast", "e"]}))
     w.up("d")
-    w.play(0.0)
-    w.router.prices.utilisation = 0.9
     return w
 
 
-def test_when_devices_are_scarce_a_batch_waits_but_not_beyond_patience() -> None:
-    w = scarce()
-    w.tell(Arrived(request(1)))
-    w.play(1.0)
-    (started, run), *_ = w.runs
-    assert started == pytest.approx(LIMITS.patience * (0.2 - LIMITS.margin_s))
-    assert run.option == "k/fast"
+def test_when_devices_are_scarce_batches_wait_to_grow_but_not_beyond_patience() -> None:
+    w = world(catalogue(("k", "l")))
+    w.up("a", "b", units={"k/fast", "l/fast"})
+    n = arrivals(w, 650.0, 0.0, 2.0)
+    arrivals(w, 5.0, 0.0, 2.0, "l", first=n)
+    w.play()
+    assert w.late == 0
+    waited = [(at - min(r.arrived for r in run.requests)) for at, run in w.runs if at > 1.0]
+    assert max(waited) > 0.02, "a device waits for a batch to grow"
+    assert max(waited) <= LIMITS.patience * (0.2 - LIMITS.margin_s) + 0.024, "and one that is busy to begin with"
 
 
 def test_when_devices_are_not_scarce_nothing_waits() -> None:
-    w = scarce()
-    w.router.prices.utilisation = 0.5
-    w.tell(Arrived(request(1)))
-    assert w.runs
+    w = fast_only()
+    w.at(0.1, Arrived(request(1, 0.1)))
+    w.play()
+    assert w.runs[0][0] == 0.1
 
 
-def test_a_batch_that_is_as_large_as_planned_does_not_wait() -> None:
-    w = scarce()
-    for i in range(8):
-        w.tell(Arrived(request(i)))
-    ((started, run),) = w.runs
-    assert (started, len(run.requests)) == (0.0, 8)
+def test_what_comes_in_while_a_batch_runs_goes_together() -> None:
+    w = fast_only()
+    arrivals(w, 320.0, 0.0, 2.0)
+    w.play()
+    assert w.late == 0
+    assert sum(len(run.requests) for at, run in w.runs if at > 0.5) / sum(at > 0.5 for at, _ in w.runs) > 5
 
 
 def test_a_burst_beyond_capacity_keeps_batches_large() -> None:

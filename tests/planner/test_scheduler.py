@@ -6,45 +6,41 @@ from hypothesis import strategies as st
 
 from planner.batching import latency_table, planned_size
 from planner.events import Request
-from planner.fleet import Batch, Executor
-from planner.scheduler import (
-    HORIZON,
-    JUST_AFTER_S,
-    Load,
-    Route,
-    assign,
-    best_route,
-    doomed_heads,
-    expiry,
-    is_quickest,
-)
+from planner.fleet import Fleet, start_after
+from planner.scheduler import JUST_AFTER_S, Choice, Route, choose, doomed_heads, expiry, quickest, shortest_s
 from planner.variants import Device
 from tests.planner.driven import FAST, SLOW, request
 
 MARGIN_S = 0.001
 
 
-def executor(name: str = "d", busy_until: float | None = None) -> Executor:
-    running = None if busy_until is None else Batch(1, "u", "u", (), 0.0, busy_until)
-    return Executor(Device(name, "e"), frozenset({"u"}), running)
-
-
 def routes(cost: float = 0.0, fast_free: float = 0.0, slow_free: float = 0.0, devices: int = 1) -> list[Route]:
     """A fast and a slow route on devices of their own; `cost` is that of the slow one, the fast one costs a fifth."""
+    fleet = Fleet(("f", "s"), (0.2,))
     made = []
     for index, (curve, free_at, share) in enumerate(((FAST, fast_free, 0.2), (SLOW, slow_free, 1.0))):
-        table = latency_table(curve)
-        load = Load(devices, free_at)
-        held = [executor(f"d{index}{i}", free_at or None) for i in range(devices)]
+        unit, table = "fs"[index], latency_table(curve)
+        for i in range(devices):
+            fleet.up(Device(f"{unit}{i}", unit), frozenset({unit}))
+            if free_at:
+                fleet.start(fleet.executors[f"{unit}{i}"], unit, unit, (), 0.0, free_at, 1.0)
+        place = fleet.places[unit]
         planned = planned_size(table, 0.2, 0.0)
-        made.append(
-            Route(index, "fs"[index], "fs"[index], "e", table, 0.0, planned, cost * share, held, free_at, load, load)
-        )
+        twins = tuple(place.twins.values())
+        made.append(Route(index, unit, unit, place, table, 0, planned, cost=cost * share, twins=twins, devices=devices))
     return made
 
 
+def choice(asked: Request, usable: list[Route], now: float = 0.0) -> Choice:
+    return choose(asked, usable, now, MARGIN_S, scarcity=1.0)
+
+
+def expires(asked: Request, usable: list[Route]) -> float:
+    return expiry(asked, shortest_s(asked, usable))
+
+
 def chosen(asked: Request, usable: list[Route], now: float = 0.0) -> str | None:
-    route, _ = best_route(asked, usable, now, MARGIN_S)
+    route = choice(asked, usable, now).route
     return route.option if route else None
 
 
@@ -75,66 +71,95 @@ def test_min_accuracy_is_respected_even_if_that_is_late() -> None:
 
 
 def test_where_nothing_is_in_time_the_soonest_is_taken() -> None:
-    route, in_time = best_route(request(1, time_s=0.005), routes(), 0.0, MARGIN_S)
-    assert route is not None
-    assert (route.option, in_time) == ("f", False)
+    found = choice(request(1, time_s=0.005), routes())
+    assert found.route is not None
+    assert (found.route.option, found.in_time) == ("f", False)
 
 
 def test_of_routes_as_good_the_one_that_ends_first_is_taken() -> None:
     busy, free = routes(slow_free=0.05)[1], routes()[1]
-    assert best_route(request(1), [busy, free], 0.0, MARGIN_S)[0] is free
+    assert choice(request(1), [busy, free]).route is free
 
 
-def test_requests_are_served_in_order_of_deadline_and_leave_what_is_left_to_later_ones() -> None:
-    usable = routes()
-    queue = sorted((request(i, time_s=0.150 + i / 1000) for i in range(30)), key=lambda r: r.deadline)
-    assert assign([queue], {"k": usable}, 0.0, MARGIN_S) == []
+def test_what_waits_already_delays_those_that_come_later() -> None:
+    """The slow variant's device takes 100 ms for eight: the first two batches are in time, and no more."""
+    usable = routes(slow_free=0.03, fast_free=0.01)
     fast, slow = usable
-    assert slow.mates[:3] == queue[:3]
-    assert len(fast.mates) + len(slow.mates) == 30
-    assert fast.mates, "the slow route cannot take all of them in time"
+    for i in range(30):
+        found = choice(request(i), usable)
+        assert found.route is not None
+        found.route.join(request(i))
+    assert [r.id for r in slow.queue[:3]] == [0, 1, 2]
+    assert 8 <= len(slow.queue) <= 16
+    assert len(fast.queue) + len(slow.queue) == 30
+
+
+def test_the_head_of_a_queue_does_not_wait_for_those_behind_it() -> None:
+    usable = routes(slow_free=0.03, fast_free=0.01)
+    for i in range(16):
+        usable[1].join(request(i))
+    assert choose(request(0), usable, 0.0, MARGIN_S, 1.0, heads=usable[1]).route is usable[1]
+    assert choice(request(0), usable).route is usable[0]
 
 
 def test_work_for_few_devices_of_a_pool_is_not_spread_over_all_of_it() -> None:
     """A unit on one device of a pool of ten is as slow as one device, however idle the others are."""
-    usable = routes()
-    for route in usable:
-        route.shared = Load(10, 0.0)
-    queue = [request(i) for i in range(60)]
-    assign([queue], {"k": usable}, 0.0, MARGIN_S)
-    assert len(usable[1].mates) <= 16 + 8  # 80 requests/s for 200 ms, and the batch that is open
+    fleet = Fleet(("e",), (0.2,))
+    for i in range(10):
+        fleet.up(Device(f"d{i}", "e"), frozenset({"s"} if i == 0 else {"f"}))
+        fleet.start(fleet.executors[f"d{i}"], "f", "f", (), 0.0, 0.01, 1.0)
+    place = fleet.places["e"]
+    table = latency_table(SLOW)
+    holders = tuple(t for t in place.twins.values() if "s" in t.units)
+    slow = Route(1, "s", "s", place, table, 0, planned_size(table, 0.2, 0.0), twins=holders, devices=1)
+    for i in range(60):
+        if choice(request(i), [slow]).in_time:
+            slow.join(request(i))
+    assert 8 <= len(slow.queue) <= 16
 
 
-def test_an_application_behind_many_urgent_requests_of_another_is_looked_at() -> None:
-    first, second = routes(fast_free=0.1, slow_free=0.1), routes()
-    queues = [
-        [request(i) for i in range(3 * HORIZON)],
-        [request(10_000, application="l", time_s=5.0)],
-    ]
-    assign(queues, {"k": first, "l": second}, 0.0, MARGIN_S)
-    assert sum(len(route.mates) for route in second) == 1
+def test_more_urgent_requests_do_not_wait_for_those_with_a_longer_slo() -> None:
+    fleet = Fleet(("e",), (0.2, 2.0))
+    fleet.up(Device("d", "e"), frozenset({"f"}))
+    place, table = fleet.places["e"], latency_table(FAST)
+    fleet.start(fleet.executors["d"], "f", "f", (), 0.0, 0.01, 1.0)
+    twins = tuple(place.twins.values())
+    patient = Route(0, "f", "f", place, table, 1, 8, twins=twins, devices=1)
+    urgent = Route(0, "f", "f", place, table, 0, 8, twins=twins, devices=1)
+    for i in range(160):  # half a second of work
+        patient.join(request(i, time_s=2.0))
+    assert choice(request(1000), [urgent]).in_time
+
+
+@given(st.lists(st.floats(0.0, 0.1), min_size=1, max_size=6), st.floats(0.0, 1.0))
+def test_the_estimated_start_lies_between_the_first_free_device_and_when_all_is_done(
+    ends: list[float], work_s: float
+) -> None:
+    n = len(ends)
+    estimate = start_after(min(ends), sum(ends) / n, work_s / n)
+    assert min(ends) <= estimate + 1e-12
+    assert estimate <= max(max(ends), min(ends) + work_s / n, sum(ends) / n + work_s / n) + 1e-12
+
+
+def test_for_one_device_the_estimated_start_is_exact() -> None:
+    assert start_after(0.03, 0.03, 0.1) == pytest.approx(0.13)
+    assert start_after(0.03, 0.03, 0.0) == pytest.approx(0.03)
 
 
 def test_a_request_expires_just_after_the_last_start_of_its_quickest_route() -> None:
-    assert expiry(request(1), routes()) == pytest.approx(0.2 - 0.010 + JUST_AFTER_S, abs=1e-9)
-    assert expiry(request(1, min_accuracy=0.8), routes()) == pytest.approx(0.2 - 0.030 + JUST_AFTER_S, abs=1e-9)
+    assert expires(request(1), routes()) == pytest.approx(0.2 - 0.010 + JUST_AFTER_S, abs=1e-9)
+    assert expires(request(1, min_accuracy=0.8), routes()) == pytest.approx(0.2 - 0.030 + JUST_AFTER_S, abs=1e-9)
 
 
 def test_without_an_admissible_route_it_expires_at_its_deadline() -> None:
-    assert expiry(request(1), []) == expiry(request(1, min_accuracy=0.95), routes()) == 0.2
+    assert expires(request(1), []) == expires(request(1, min_accuracy=0.95), routes()) == 0.2
 
 
 def test_a_passing_overhead_takes_at_most_half_of_a_requests_time() -> None:
     usable = routes()
     for route in usable:
         route.overhead_s = 5.0
-    assert expiry(request(1), usable) == pytest.approx(0.1, abs=2 * JUST_AFTER_S)
-
-
-def test_past_its_expiry_a_request_is_returned_and_given_to_no_route() -> None:
-    usable, asked = routes(), request(1, min_accuracy=0.8)
-    assert assign([[asked]], {"k": usable}, 0.171, MARGIN_S) == [asked]
-    assert not any(route.mates for route in usable)
+    assert expires(request(1), usable) == pytest.approx(0.1, abs=2 * JUST_AFTER_S)
 
 
 def test_a_single_urgent_head_is_served_though_its_batch_is_small() -> None:
@@ -157,16 +182,15 @@ def test_someone_is_always_served(times: list[float], devices: int) -> None:
     assert room >= 1
 
 
-def test_only_the_quickest_admissible_route_can_doom_a_request() -> None:
+def test_the_quickest_route_is_the_quickest_of_those_accurate_enough() -> None:
     fast, slow = usable = routes()
-    assert is_quickest(fast, request(1), usable)
-    assert not is_quickest(slow, request(1), usable)
-    assert is_quickest(slow, request(1, min_accuracy=0.8), usable)
+    assert quickest(request(1), usable) is fast
+    assert quickest(request(1, min_accuracy=0.8), usable) is slow
+    assert quickest(request(1, min_accuracy=0.95), usable) is None
 
 
 def test_whoever_waits_for_an_overdue_device_is_looked_at_again_in_time() -> None:
     route = routes(slow_free=0.05)[1]
     again = route.look_again(request(1), 0.0, MARGIN_S)
     assert 0.05 < again < 0.2 - 0.030
-    held = route.holders[0]
-    assert held.free_at(again) + route.table[1] >= 0.2 - MARGIN_S - 1e-9, "by then the device is overdue too far"
+    assert route.first_free(again) + route.table[1] >= 0.2 - MARGIN_S - 1e-9, "by then the device is overdue too far"
