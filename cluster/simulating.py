@@ -105,7 +105,7 @@ def scene_of(house: House, conditions: Conditions | None = None) -> Scene:
 
 
 def _perception(house: House, name: str, inputs: NDArray[np.generic]) -> Callable[[], Estimated]:
-    return lambda: Estimated(house.estimator(name), inputs)
+    return lambda: Estimated(house.estimator(name), inputs, house.config.router.short_circuit)
 
 
 def _medians(house: House) -> dict[tuple[str, str], LatencyCurve]:

@@ -97,6 +97,7 @@ class RouterConfig:
     max_request_batch: int = 64  # samples in one request
     retries: int = 2  # of a batch whose replica died
     patience: float = 0.35  # fraction of a request's time that it may wait for its batch to grow
+    short_circuit: bool = True  # answer by the look alone where no variant can in time, or none is worth its time
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,11 @@ from planner.events import (
     Reject,
     Request,
     Run,
+    ShortCircuit,
     Tick,
     WakeAt,
 )
-from planner.router import Router
+from planner.router import PEEK, Router
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
@@ -60,6 +61,10 @@ ERRORS: Mapping[str, type[WireError]] = {
     "unavailable": Unavailable,
     "failed": ReplicaFailed,
 }
+
+Outcome = Answer | ShortCircuit
+BY_LOOK = -1  # instead of an option, in what the estimator is told
+HERE = Device("router", "router")  # where a look is taken
 
 RETRY_AFTER_S = {"overload": 1.0, "unavailable": 2.0}  # told to the client
 
@@ -79,12 +84,13 @@ class RouterDriver:
         self._peek_s = dict.fromkeys(self._estimators, 0.0)  # mean time that a look took of late, per sample
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
         self._inputs: dict[int, NDArray[Any]] = {}
         self._scores: dict[int, NDArray[Any]] = {}
+        self._looked: dict[int, NDArray[np.float64]] = {}  # the posterior of each request that may be answered by it
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._devices: dict[str, Device] = {}
-        self._doubted: set[str] = set()  # devices that hold on to a batch for too long
+        self._doubted: set[tuple[str, str]] = set()  # (device, unit) that hold on to a batch for too long
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._bulletin = Bulletin(0, None)
@@ -105,14 +111,19 @@ class RouterDriver:
         slo_s = self.house.catalogue.applications[application].slo_s
         deadline = arrived + (asked.deadline_ms / 1e3 if asked.deadline_ms is not None else slo_s)
         seen = self._look(application, asked.x)
+        sure = self._sure(seen)
         requests = [
-            Request(next(self._ids), application, arrived, deadline, tuple(row), asked.min_accuracy, asked.priority)
-            for row in seen.accuracy.tolist()
+            Request(
+                next(self._ids), application, arrived, deadline, tuple(row), asked.min_accuracy, asked.priority, peek
+            )
+            for row, peek in zip(seen.accuracy.tolist(), sure, strict=True)
         ]
+        if seen.theta is not None:
+            self._looked.update(zip((r.id for r in requests), seen.theta, strict=True))
         try:
             futures = [self._submit(request, sample) for request, sample in zip(requests, asked.x, strict=True)]
-            answers = await asyncio.gather(*futures)
-            return self._reply(application, requests, answers, seen)
+            outcomes = await asyncio.gather(*futures)
+            return self._reply(application, requests, outcomes, seen)
         finally:
             self._forget(requests)
 
@@ -130,32 +141,44 @@ class RouterDriver:
         self._arrived_in[application] += np.bincount(seen.cell, minlength=len(self._arrived_in[application]))
         return seen
 
-    def _submit(self, request: Request, sample: NDArray[Any]) -> "asyncio.Future[Answer]":
-        future: asyncio.Future[Answer] = self._loop.create_future()
+    def _sure(self, seen: Estimate) -> list[float | None]:
+        """θ_ŷ of each sample, where it may be answered by the look alone."""
+        if seen.sure is None or not self.house.config.router.short_circuit:
+            return [None] * len(seen.accuracy)
+        return [float(sure) for sure in seen.sure]
+
+    def _submit(self, request: Request, sample: NDArray[Any]) -> "asyncio.Future[Outcome]":
+        future: asyncio.Future[Outcome] = self._loop.create_future()
         self._waiting[request.id] = future
         self._inputs[request.id] = sample
         self._handle(Arrived(request))
         return future
 
     def _reply(
-        self, application: str, requests: list[Request], answers: list[Answer], seen: Estimate
+        self, application: str, requests: list[Request], outcomes: list[Outcome], seen: Estimate
     ) -> tuple[NDArray[Any], Served]:
         now = self._loop.time()
-        options = self.house.catalogue.options[application]
-        index = {option.name: i for i, option in enumerate(options)}
-        scores = np.stack([self._scores[answer.request.id] for answer in answers])
-        given = [index[answer.option] for answer in answers]
+        index = {option.name: i for i, option in enumerate(self.house.catalogue.options[application])}
+        scores = np.stack([self._scores_of(outcome) for outcome in outcomes])
+        given = [index[outcome.option] if isinstance(outcome, Answer) else BY_LOOK for outcome in outcomes]
         self._estimators[application].answered(seen.likelihood, given, scores.argmax(axis=1).tolist())
         pools = self.house.config.pools
+        devices = [outcome.device if isinstance(outcome, Answer) else HERE for outcome in outcomes]
         return scores, Served(
-            variant=_joined(answer.option.split("/", 1)[1] for answer in answers),
-            pool=_joined(answer.device.pool for answer in answers),
-            device=_joined(answer.device.name for answer in answers),
-            expected_accuracy=float(np.mean([a.request.accuracy[i] for a, i in zip(answers, given, strict=True)])),
+            variant=_joined(o.option.split("/", 1)[1] if isinstance(o, Answer) else PEEK for o in outcomes),
+            pool=_joined(device.pool for device in devices),
+            device=_joined(device.name for device in devices),
+            expected_accuracy=float(np.mean([_expected(o, i) for o, i in zip(outcomes, given, strict=True)])),
             deadline_met=now <= requests[0].deadline,
             latency_ms=1e3 * (now - requests[0].arrived),
-            emulated=any(pools[answer.device.pool].emulated is not None for answer in answers),
+            emulated=any(device.pool in pools and pools[device.pool].emulated is not None for device in devices),
         )
+
+    def _scores_of(self, outcome: Outcome) -> NDArray[Any]:
+        """The answer as every variant gives it, [class]; of a look, the log of its posterior."""
+        if isinstance(outcome, Answer):
+            return self._scores[outcome.request.id]
+        return np.log(np.maximum(self._looked[outcome.request.id], 1e-12)).astype(np.float32)
 
     def _forget(self, requests: list[Request]) -> None:
         """The client has its answer, an error, or has gone: what still waits is not run any more."""
@@ -163,6 +186,7 @@ class RouterDriver:
             future = self._waiting.pop(request.id, None)
             self._inputs.pop(request.id, None)
             self._scores.pop(request.id, None)
+            self._looked.pop(request.id, None)
             if future is not None and not (future.done() and not future.cancelled()):
                 self._handle(Cancelled(request.application, request.id))
             elif future is not None and not future.cancelled():
@@ -175,7 +199,7 @@ class RouterDriver:
             match action:
                 case Run():
                     self._spawn(self._run(action))
-                case Answer(request):
+                case Answer(request) | ShortCircuit(request):
                     self._settle(request, action)
                 case Reject(request, kind, reason):
                     self._settle(
@@ -184,7 +208,7 @@ class RouterDriver:
                 case WakeAt(instant):
                     self._wake_at(instant)
 
-    def _settle(self, request: Request, outcome: Answer | WireError) -> None:
+    def _settle(self, request: Request, outcome: Outcome | WireError) -> None:
         future = self._waiting.get(request.id)
         if future is None or future.done():
             return
@@ -219,7 +243,10 @@ class RouterDriver:
         self._handle(Finished(run.device, run.batch))
 
     async def _call(self, run: Run) -> NDArray[Any]:
-        """Scores [request, class]; an overdue batch's device counts as down, and its requests go elsewhere."""
+        """Scores [request, class]; an overdue batch's device counts as down, and its requests go elsewhere.
+
+        If no other device is left that could answer them, only the unit does.
+        """
         replica = self._replicas.get((run.device, run.unit))
         if replica is None:
             raise ReplicaGone(f"'{run.unit}' has left device '{run.device}'")
@@ -230,14 +257,23 @@ class RouterDriver:
         done, _ = await asyncio.wait((call,), timeout=expected_s + max(OVERDUE_S, OVERDUE * left_s))
         if not done:
             logger.warning("router: batch overdue unit=%s device=%s expected_s=%.3f", run.unit, run.device, expected_s)
-            self._doubted.add(run.device)
+            doubts = {(run.device, unit) for device, unit in self._replicas if device == run.device}
+            if not self._answerable(run.requests[0].application, doubts):
+                doubts = {(run.device, run.unit)}
+                self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' is overdue", True))
+            self._doubted |= doubts
             self._replicas_changed()
             try:
                 return await call  # too late for the machine, which has queued its requests again
             finally:
-                self._doubted.discard(run.device)
+                self._doubted -= doubts
                 self._replicas_changed()
         return call.result()
+
+    def _answerable(self, application: str, doubts: set[tuple[str, str]]) -> bool:
+        """Whether anything could still answer the application without these (device, unit)."""
+        units = self.house.catalogue.units_of(application)
+        return any(unit in units for _, unit in self._replicas.keys() - self._doubted - doubts)
 
     def _batch(self, run: Run) -> NDArray[Any]:
         """The inputs [request, ...]; zeros for a request whose client has gone this very moment."""
@@ -255,18 +291,20 @@ class RouterDriver:
         """Tell the machine which devices hold which units now."""
         replicas = REGISTRY.all()
         self._replicas = {(r.device, r.unit): r for r in replicas}
-        pools = {r.device: r.pool for r in replicas if r.device not in self._doubted}
-        for name in self._devices.keys() - pools.keys():
+        pools = {r.device: r.pool for r in replicas}
+        loaded = self._loaded(self._doubted)
+        for name in self._devices.keys() - loaded.keys():
             del self._devices[name]
             self._handle(DeviceDown(name))
-        for name, pool in pools.items():
-            device = self._devices.setdefault(name, Device(name, pool))
-            self._handle(DeviceUp(device, self._loaded()[name]))
+        for name, units in loaded.items():
+            device = self._devices.setdefault(name, Device(name, pools[name]))
+            self._handle(DeviceUp(device, units))
 
-    def _loaded(self) -> dict[str, frozenset[str]]:
+    def _loaded(self, but: Collection[tuple[str, str]] = ()) -> dict[str, frozenset[str]]:
         loaded: dict[str, set[str]] = {}
         for device, unit in self._replicas:
-            loaded.setdefault(device, set()).add(unit)
+            if (device, unit) not in but:
+                loaded.setdefault(device, set()).add(unit)
         return {device: frozenset(units) for device, units in loaded.items()}
 
     def _mix_of(self, application: str) -> dict[str, float]:
@@ -362,6 +400,11 @@ class RouterDriver:
 async def _result(response: DeploymentResponse) -> NDArray[Any]:
     scores, _ = await response
     return np.asarray(scores)
+
+
+def _expected(outcome: Outcome, option: int) -> float:
+    request = outcome.request
+    return request.accuracy[option] if isinstance(outcome, Answer) else request.peek or 0.0
 
 
 def _joined(names: Any) -> str:

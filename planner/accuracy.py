@@ -77,6 +77,7 @@ class Estimate:
     cell: Integers  # [m], index into the application's cells
     answer: Integers | None = None  # [m], ŷ: the SneakPeek model's own answer; None without a model
     sure: Floats | None = None  # [m], θ_ŷ: the expected accuracy of that answer
+    theta: Floats | None = None  # [m, class]: the posterior that it is taken from
 
 
 class Estimator:
@@ -171,6 +172,7 @@ class Estimator:
             cell=self._cell(before, look),
             answer=answer,
             sure=np.take_along_axis(theta, answer[:, None], axis=1)[:, 0],
+            theta=theta,
         )
 
     def _local(self, theta: Floats, look: Look) -> Floats:

@@ -284,7 +284,8 @@ class Router:
     def _bind(self, request: Request, now: float) -> list[Action]:
         """Let the request wait for the route that is best for it as things are; later it may be given another."""
         choice = self._choose(request, now)
-        if choice.in_time and _short_circuits(request) and request.priority * (request.peek or 0.0) >= choice.value:
+        cheaper = choice.in_time and self.prices.scarce and _short_circuits(request)
+        if cheaper and request.priority * (request.peek or 0.0) >= choice.value:
             return [self._peeked(request)]
         self._wait(request, choice.route)
         return []
