@@ -111,7 +111,11 @@ def row_of(run: Simulated, took_s: float, series: bool = False) -> Row:
 def digest(ours: bool) -> str:
     """Of the project's files that a run of ours, or of a rival, can depend on."""
     roots = ["cluster.simulator", "planner.baselines", "benchmarks.proteus_cluster", "benchmarks.zoo_cluster"]
-    roots += ["benchmarks.timm_cluster", "benchmarks.stages", *(["planner.router", "planner.controller"] if ours else [])]
+    roots += [
+        "benchmarks.timm_cluster",
+        "benchmarks.stages",
+        *(["planner.router", "planner.controller"] if ours else []),
+    ]
     found: set[str] = set()
     left = list(roots)
     while left:
@@ -204,6 +208,8 @@ def do(jobs: Sequence[Job], book: Book, workers: int, console: Console) -> None:
                     progress.console.print(f"{job.policy}, seed {job.seed}, {job.stage}: {error!r}", markup=False)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # what they were at is done again next time
             raise
 
 

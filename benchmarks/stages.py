@@ -1,6 +1,6 @@
 """What `benchmarks/policies.py` plays: Proteus' cluster, our own zoo, a large cluster; each is a stage of `runs`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -120,7 +120,7 @@ class ProteusStage:
         factor = (self.window_s or 290.0) / 290.0
         if policy.startswith("pliant"):
             return factor * (110.0 if self.resident == ALL else 150.0)
-        return factor * {"sommelier": 150.0, "bound": 15.0, "bound planned": 15.0}.get(
+        return factor * {"sommelier": 150.0, "model-switching": 150.0, "bound": 15.0, "bound planned": 15.0}.get(
             policy, 35.0 if "sneakpeek" in policy else 10.0
         )
 
@@ -194,8 +194,8 @@ class ZooStage:
     belief: zoo_cluster.Belief
     short_circuit: bool = False
     drift: float = 0.8
-    rate_rps: float = 60.0  # of each application at the peaks
-    seconds: float = 40.0
+    rate_rps: float = 100.0  # of each application at the burst
+    seconds: float = 24.0
 
     def play(self, policy: str, seed: int) -> Row:
         """Simulate once."""
@@ -218,7 +218,7 @@ def _zoo_scene(ample: bool, belief: zoo_cluster.Belief, short_circuit: bool, pee
 def _zoo_workload(drift: float, rate_rps: float, seconds: float, seed: int) -> Workload:
     classes = zoo_cluster.labels()
     rates = dict.fromkeys(classes, rate_rps)
-    load = Load(rates, seconds, seed, "bursts", drift=drift)
+    load = Load(rates, seconds, seed, "demo", drift=drift)
     return made(load, {name: len(found) for name, found in classes.items()}, classes)
 
 
@@ -233,7 +233,7 @@ class LargeStage:
     binds: bool  # memory for a few variants, else for all
     devices: int = 1000
     rate_rps: float = 12_000.0
-    seconds: float = 12.0
+    seconds: float = 6.0
 
     def play(self, policy: str, seed: int) -> Row:
         """Simulate once."""
@@ -248,7 +248,4 @@ class LargeStage:
     def weight(self, policy: str) -> float:
         """Seconds, as measured once."""
         requests = self.rate_rps * self.seconds
-        return requests * (6e-4 if policy.startswith("pliant") else 1e-4)
-
-
-Described = Mapping[str, str]
+        return requests * (9e-4 if policy.startswith("pliant") else 1e-4)

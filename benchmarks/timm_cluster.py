@@ -26,7 +26,7 @@ from planner.profiles import LatencyCurve
 from planner.variants import Application, Pool, Unit, plain_option
 
 FAMILIES = ("mobilenetv", "efficientnet", "resnet", "regnety", "convnext", "vit", "deit", "maxvit", "beit", "eva")
-POOLS = {"i7_12700h": 550, "i9_10940x": 400, "rtx3090": 30, "rtx4090": 15, "rtx5090": 5}  # devices of 1,000
+POOLS = {"i7_12700h": 895, "i9_10940x": 100, "rtx3090": 3, "rtx4090": 1, "rtx5090": 1}  # of 1,000: device time is short
 SLO_S = 0.2
 GPU_BATCHES, CPU_BATCHES = (1, 2, 4, 8, 16, 32), (1, 2, 4)
 GPU_FIXED_S, CPU_FIXED = 0.004, 0.2  # of every batch on a GPU; of a CPU's single image, the part that is not repeated

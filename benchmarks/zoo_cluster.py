@@ -31,7 +31,6 @@ from deployments.config import ApplicationConfig, ClusterConfig, load_manifest
 from deployments.profiles import Profiles, load_profiles, save_profiles
 from planner.accuracy import Estimator, recall
 from planner.catalogue import Catalogue
-from planner.plans import Plan
 from planner.posterior import KnnPeek
 from planner.profiles import LatencyCurve
 from planner.variants import Unit, plain_option
@@ -197,7 +196,7 @@ def published(house: House, name: str) -> Estimator:
 
 
 def scene(ample: bool, belief: Belief, short_circuit: bool, peek_unit: bool = False) -> Scene:
-    """The scene of a belief; `peek_unit` makes the SneakPeek model a variant, which is how SneakPeek answers with it."""
+    """The scene of a belief; `peek_unit` makes the SneakPeek model a variant: so SneakPeek answers with it."""
     found = zoo(ample, belief)
     house, catalogue, recordings = found.house, found.house.catalogue, dict(found.recordings)
     perceptions: dict[str, Callable[[], Estimated | Recorded]] = {}
@@ -222,7 +221,7 @@ def scene(ample: bool, belief: Belief, short_circuit: bool, peek_unit: bool = Fa
         limits=house.limits(),
         conditions=Conditions(call=Delay(planner.overhead_s / 2, planner.overhead_s)),
         medians=_medians(house, catalogue),
-        perceptions=perceptions,  # type: ignore[arg-type]  # `Recorded` is a perception too
+        perceptions=perceptions,
         emulated=frozenset(house.config.pools),
         solver=Solver(0.2),
     )
@@ -265,8 +264,10 @@ def _with_peek(
         right = seen.answer == recording.labels
         classes = catalogue.applications[name].classes
         mean = float(right.mean())
-        by_class = [float(right[recording.labels == c].mean()) if (recording.labels == c).any() else mean
-                    for c in range(classes)]
+        by_class = [
+            float(right[recording.labels == c].mean()) if (recording.labels == c).any() else mean
+            for c in range(classes)
+        ]
         options[name] = (*options[name], plain_option(unit, tuple(by_class)))
         accuracy[unit.name] = mean
         latency |= {(unit.name, pool): LatencyCurve((1, 16), (PEEK_S, PEEK_S)) for pool in catalogue.pools}
@@ -293,8 +294,3 @@ def labels() -> dict[str, Ints]:
 def rarity(name: str = POSTURE) -> float:
     """The share of positives among the held-out samples."""
     return float((labels()[name] > 0).mean())
-
-
-def placement(plan: Plan | None) -> int:
-    """Units that a plan keeps on devices."""
-    return 0 if plan is None else sum(plan.replicas.values())

@@ -7,6 +7,7 @@ import click
 
 from cluster.asking import plan
 from cluster.playing import simulate
+from cluster.replaying import replay_command
 from cluster.terminal import CONFIG, FILE, console, known_errors, pairs
 from cluster.workload import SHAPES
 from deployments.config import ConfigError
@@ -227,6 +228,7 @@ def load(
 
 
 main.add_command(simulate)
+main.add_command(replay_command)
 
 
 @main.command()

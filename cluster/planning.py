@@ -1,5 +1,6 @@
 """Plans for a configuration without starting it: one plan, and pictures of many."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Question:
     def plan(self, problem: Problem) -> Plan:
         """The plan for this problem, or for a changed one."""
         limit_s = self.house.config.planner.time_limit_s
-        return solve_fair(problem, devices_of(problem), {}, limit_s, self.fairness)
+        return solve_fair(problem, devices_of(problem), {}, limit_s, self.fairness, clock=time.monotonic)
 
 
 def make_plan(house: House, demand_rps: Mapping[str, float], policy: str = "pliant") -> Plan:

@@ -1,9 +1,10 @@
 """What a simulation stands on, and what comes of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.conditions import Conditions
+from cluster.executors import Timing
 from cluster.metrics import Summary, Tally
 from cluster.recordings import Perception, Recorded, Recording, RecordingError
 from cluster.solving import Solver
@@ -24,6 +25,7 @@ class Scene:
     limits: Limits
     conditions: Conditions = field(default_factory=Conditions)
     medians: Mapping[tuple[str, str], LatencyCurve] | None = None  # (unit, pool): measured beside the 95th percentile
+    timings: Mapping[tuple[str, str], Sequence[Timing]] | None = None  # [batch size]; default: from the profiles
     perceptions: Mapping[str, Callable[[], Perception]] = field(default_factory=dict)  # default: as recorded
     emulated: frozenset[str] = frozenset()  # pools
     solver: Callable[[Solve], Solved] = field(default_factory=Solver)  # of what the controller asks to be solved

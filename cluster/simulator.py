@@ -107,7 +107,8 @@ class Simulator:
         self._swaps = bool(getattr(self.router, "swaps", False))
         self._executors = Executors(catalogue)
         self.nodes = self._executors.nodes
-        self._timings = timings(catalogue.latency, scene.medians if conditions.service == "measured" else None)
+        medians = scene.medians if conditions.service == "measured" else None
+        self._timings = scene.timings or timings(catalogue.latency, medians)
         self._call = conditions.call.median_s, conditions.call.sigma
         self._call_p95_s = conditions.call.p95_s
         self._draw = drawer(generator(seed, "service"))

@@ -7,6 +7,7 @@ router, say, or the same seed again) get the same plans all the same, and pay fo
 from collections import OrderedDict
 from hashlib import sha256
 
+from planner.budget import Clock
 from planner.controller import Solve, Solved
 from planner.standby import solve_with_surge
 
@@ -14,10 +15,13 @@ REMEMBERED = 1024  # solutions
 
 
 class Solver:
-    """Called with what a controller asks; raises as `planner.standby.solve_with_surge`."""
+    """Called with what a controller asks; raises as `planner.standby.solve_with_surge`.
 
-    def __init__(self, time_limit_s: float = 1.0) -> None:
-        self._time_limit_s = time_limit_s
+    Without a `clock` the time limit is held by HiGHS' own account, which depends less on what else the machine does.
+    """
+
+    def __init__(self, time_limit_s: float = 1.0, clock: Clock | None = None) -> None:
+        self._time_limit_s, self._clock = time_limit_s, clock
         self._known: OrderedDict[bytes, Solved] = OrderedDict()
 
     def __call__(self, task: Solve) -> Solved:
@@ -25,7 +29,7 @@ class Solver:
         key = _key(task)
         if key not in self._known:
             limit_s = self._time_limit_s
-            found = solve_with_surge(task.problem, task.devices, task.loaded, limit_s, task.fairness)
+            found = solve_with_surge(task.problem, task.devices, task.loaded, limit_s, task.fairness, self._clock)
             self._known[key] = Solved(*found)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)

@@ -1,6 +1,7 @@
 """Plans the same demand for a cluster with some devices more or fewer, and says what would move."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -71,7 +72,8 @@ def replanned(question: Question, plan: Plan, changes: Mapping[str, int]) -> Wha
     devices = devices_of(problem)
     names = {device.name for device in devices}
     loaded = {name: frozenset(units) for name, units in plan.assignment.items() if name in names}
-    changed = solve_fair(problem, devices, loaded, question.house.config.planner.time_limit_s, question.fairness)
+    limit_s = question.house.config.planner.time_limit_s
+    changed = solve_fair(problem, devices, loaded, limit_s, question.fairness, clock=time.monotonic)
     return WhatIf({pool: n for pool, n in changes.items() if n}, changed, tuple(_moves(plan, changed, devices)))
 
 

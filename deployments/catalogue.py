@@ -49,7 +49,7 @@ class House:
             overhead_s=planner.overhead_s,
             max_queued=router.max_queued,
             retries=router.retries,
-            utilisation=planner.utilisation,
+            utilisation=router.utilisation,
             patience=router.patience,
         )
 

@@ -97,7 +97,9 @@ class RouterConfig:
     max_request_batch: int = 64  # samples in one request
     retries: int = 2  # of a batch whose replica died
     patience: float = 0.35  # fraction of a request's time that it may wait for its batch to grow
+    utilisation: float = 0.95  # fraction of device time that prices let requests fill
     short_circuit: bool = True  # answer by the look alone where no variant can in time, or none is worth its time
+    journal: str | None = None  # a file on the head node for every event and decision, to find out why; large
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(planner.starts >= 1, f"planner: starts is {planner.starts}; at least one copy must be able to start")
     router = config.router
     _require(router.margin_s >= 0, f"router: margin_s is {router.margin_s:g}; it cannot be negative")
+    _require(0 < router.utilisation <= 1, f"router: utilisation is {router.utilisation:g}; it is in (0, 1]")
     _require(router.max_queued >= 1, f"router: max_queued is {router.max_queued}; at least one request must fit")
     _require(router.max_body_mb > 0, f"router: max_body_mb is {router.max_body_mb:g}; it must be positive")
     _require(router.max_request_batch >= 1, f"router: max_request_batch is {router.max_request_batch}; at least 1")
@@ -283,8 +286,15 @@ def load_config(path: str | Path) -> ClusterConfig:
         config,
         models=str(base / Path(config.models).expanduser()),
         profiles=str(base / Path(config.profiles).expanduser()),
+        router=_journalled(config.router, base),
         applications={name: _resolved(asked, base) for name, asked in config.applications.items()},
     )
+
+
+def _journalled(router: RouterConfig, base: Path) -> RouterConfig:
+    if router.journal is None:
+        return router
+    return dataclasses.replace(router, journal=str(base / Path(router.journal).expanduser()))
 
 
 def _resolved(asked: ApplicationConfig, base: Path) -> ApplicationConfig:

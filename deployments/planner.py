@@ -122,7 +122,13 @@ class Planner:
         self._why = task.why
         try:
             plan, surge, alone = await asyncio.to_thread(
-                solve_with_surge, task.problem, task.devices, task.loaded, self._time_limit_s, task.fairness
+                solve_with_surge,
+                task.problem,
+                task.devices,
+                task.loaded,
+                self._time_limit_s,
+                task.fairness,
+                time.monotonic,
             )
         except Exception:  # the plan in force goes on, and the controller asks again
             logger.exception("planner: solving failed why=%r", task.why)

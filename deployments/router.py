@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import itertools
 import logging
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.catalogue import load_house
 from deployments.config import DATATYPES, ClusterConfig
+from deployments.journal import Journalled, scene_key
 from deployments.planner import Bulletin, Report
 from deployments.protocol import (
     DeadlineUnmet,
@@ -46,6 +48,7 @@ from planner.events import (
     Tick,
     WakeAt,
 )
+from planner.machines import RouterMachine
 from planner.router import PEEK, Router
 from planner.variants import Device
 
@@ -78,7 +81,11 @@ class RouterDriver:
         self.house = load_house(config, check_models=False)
         self._planner = planner
         self._variants = variants
-        self._machine = Router(self.house.catalogue, self.house.limits())
+        catalogue, limits, journal = self.house.catalogue, self.house.limits(), config.router.journal
+        self._machine = Router(catalogue, limits)
+        self._decider: RouterMachine = self._machine
+        if journal is not None:
+            self._decider = Journalled(self._machine, journal, scene_key(catalogue, limits))
         self._estimators = {name: self.house.estimator(name) for name in self.house.manifests}
         self._arrived_in = {name: np.zeros(e.cells, np.int64) for name, e in self._estimators.items()}  # [cell]
         self._peek_s = dict.fromkeys(self._estimators, 0.0)  # mean time that a look took of late, per sample
@@ -195,7 +202,7 @@ class RouterDriver:
     # -- the machine ----------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
-        for action in self._machine.handle(event, self._loop.time()):
+        for action in self._decider.handle(event, self._loop.time()):
             match action:
                 case Run():
                     self._spawn(self._run(action))
@@ -220,7 +227,8 @@ class RouterDriver:
     def _wake_at(self, instant: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(instant, self._handle, Tick())
+        after = (math.floor(1e3 * instant) + 1) / 1e3  # uvloop counts milliseconds: it would wake too early, in vain
+        self._timer = self._loop.call_at(after, self._handle, Tick())
 
     def _spawn(self, work: Any) -> None:
         """Run in an empty context: Ray Serve keys calls by the request that they are made in, and mixes them up."""
@@ -377,7 +385,7 @@ class RouterDriver:
             "ready": self.ready(),
             "queued": self._machine.queued,
             "utilisation": prices.utilisation,
-            "scarcity": prices.scarcity,
+            "prices": self._machine.device_prices,
             "overhead_s": {pool: self._machine.times.overhead_s(pool) for pool in self.house.config.pools},
             "peek_s": dict(self._peek_s),
             "label_mix": {name: self._mix_of(name) for name in self._estimators},

@@ -8,14 +8,19 @@ from planner.cells import Shares
 from planner.demand import Demand, outside
 from planner.fairness import assign
 from planner.headroom import Headroom, load_of
+from planner.model import HOLD_PRICE
 from planner.plans import Plan, Problem
-from planner.program import restrict
-from planner.standby import with_standby
+from planner.program import evaluate, restrict
+from planner.standby import swollen, with_standby
 from planner.transition import Counts, counts, step
 from planner.variants import Device
 from planner.welfare import advantage
 
-WORTH = 0.01  # mean accuracy, or relative goodput, by which a plan must be better to be worth loading anything
+WORTH = 0.01  # mean accuracy, or relative goodput, by which a plan must be better to be worth loading much
+LEAST_WORTH = 5e-4  # and to be worth moving anything, though loading took no time
+ROOM_SIGMAS = 1.0  # Poisson deviations of what arrives within an SLO that a placement should have room for
+ROOM_WORTH = 0.1  # accuracy that a request is worth for which there is no such room
+HORIZON_S = 20.0  # for so long a plan is of use, about: loading that takes that part of the devices' time costs as much
 SETTLE_S = 1.0  # least time between two plans for a demand that moves
 NOISE_RPS = 3.0  # a change of demand below this is no reason to plan anew
 GIVEN_UP_S = 60.0  # how long a solution is waited for before another is asked for: the solver may have died
@@ -131,7 +136,7 @@ class Controller:
         self._pending = ""  # why to plan anew as soon as may be
         self._wanted: Counts = {}
         self._asked: Counts | None = None
-        self._wanted_since = 0.0
+        self._progress_at = 0.0  # when what is up, or wanted, last changed
         self._starting: dict[tuple[str, str], tuple[int, float]] = {}  # copies up, and since when one more is awaited
         self.failed: dict[tuple[str, str], float] = {}  # (pool, unit) -> when it may be tried again
         self._barred: frozenset[tuple[str, str]] = frozenset()  # what the present placement had to do without
@@ -171,7 +176,10 @@ class Controller:
             case ClusterChanged(devices, loaded):
                 if {d.name for d in devices} != {d.name for d in self._devices}:
                     self._pending = "the devices changed"
-                self._devices, self._loaded, self._up = devices, loaded, counts(devices, loaded)
+                up = counts(devices, loaded)
+                if up != self._up:
+                    self._progress_at = now
+                self._devices, self._loaded, self._up = devices, loaded, up
             case PolicySet(policy):
                 if policy != self._policy:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
@@ -270,23 +278,26 @@ class Controller:
         if problem is None or self._pending:  # made for a cluster or a policy that is no more
             return []
         self.replans += 1
-        kept = self._kept(problem, solved)
+        wanted, placed = self._placed(problem, solved)
+        kept = self._kept(problem, solved, wanted)
         if kept is not None:
             self.plan = kept
             return [Publish(kept)]
-        allowed = {unit.name for unit in problem.units}  # a fixed policy keeps nothing else resident either
-        barred = {(pool, unit) for pool in self._catalogue.pools for unit in self._catalogue.units.keys() - allowed}
-        placed = with_standby(
-            self._catalogue, plan, solved.surge, self._devices, self._loaded, barred | self.failed.keys()
-        )
         self._barred = frozenset(self.failed)
-        wanted = counts(self._devices, placed)
         if wanted != self._wanted:
-            self._wanted, self._wanted_since = wanted, now
+            self._wanted, self._progress_at = wanted, now
         self.plan = replace(plan, assignment=placed)
         return [Publish(self.plan)]
 
-    def _kept(self, problem: Problem, solved: Solved) -> Plan | None:
+    def _placed(self, problem: Problem, solved: Solved) -> tuple[Counts, dict[str, tuple[str, ...]]]:
+        """What the devices are to hold by a solution, with what fills their memory."""
+        allowed = {unit.name for unit in problem.units}  # a fixed policy keeps nothing else resident either
+        barred = {(pool, unit) for pool in self._catalogue.pools for unit in self._catalogue.units.keys() - allowed}
+        barred |= self.failed.keys()
+        placed = with_standby(self._catalogue, solved.plan, solved.surge, self._devices, self._loaded, barred)
+        return counts(self._devices, placed), placed
+
+    def _kept(self, problem: Problem, solved: Solved, wanted: Counts) -> Plan | None:
         """The present placement under the new demand, unless the new one is worth its loading."""
         present = {device.pool for device in self._devices}
         names = {unit.name for unit in problem.units}
@@ -301,9 +312,26 @@ class Controller:
             return None
         fairness = self._settings.fairness
         kept = assign(problem, self._wanted, fairness, solved.alone)
-        if advantage(solved.plan, kept, fairness, solved.alone) > WORTH:
+        spare = sum(self._wanted.values()) - sum(solved.plan.replicas.values())  # standby units, which are no loss
+        held = replace(kept, objective=kept.objective + HOLD_PRICE * spare)
+        gain = advantage(solved.plan, held, fairness, solved.alone) + self._room(problem, wanted)
+        if gain > self._worth(wanted):
             return None
         return replace(kept, assignment=self.plan.assignment, bound=max(solved.plan.bound, kept.objective))
+
+    def _room(self, problem: Problem, wanted: Counts) -> float:
+        """What the room of a placement for more demand is worth above that of the present one, per request."""
+        if self._settings.fairness != "efficient":
+            return 0.0
+        more = swollen(problem, ROOM_SIGMAS)
+        ours, theirs = (sum(evaluate(more, held).shortfall_rps.values()) for held in (wanted, self._wanted))
+        return ROOM_WORTH * (theirs - ours) / max(1.0, sum(problem.demand_rps.values()))
+
+    def _worth(self, wanted: Counts) -> float:
+        """By how much a placement must be better than the present one: little where little has to be loaded."""
+        units = self._catalogue.units
+        load_s = sum(max(0, n - self._wanted.get(key, 0)) * units[key[1]].load_s for key, n in wanted.items())
+        return min(WORTH, LEAST_WORTH + load_s / (HORIZON_S * max(1, len(self._devices))))
 
     def _watch_starts(self, now: float) -> None:
         """A unit that did not come up in time on a pool is left out there for a while, and the plan made anew."""
@@ -324,7 +352,8 @@ class Controller:
         if self.plan is None:
             return []
         devices = {pool: sum(d.pool == pool for d in self._devices) for pool in {d.pool for d in self._devices}}
-        patient = now - self._wanted_since < self._settings.patience_s
+        load_s = max((self._catalogue.units[unit].load_s for _, unit in self._starting), default=0.0)
+        patient = now - self._progress_at < self._settings.patience_s + load_s
         target = step(
             self._catalogue, self._wanted, self._up, self._asked or {}, devices, patient, self._settings.starts
         )

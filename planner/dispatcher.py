@@ -9,7 +9,7 @@ from planner.batching import start_by
 from planner.events import Request
 from planner.fleet import Executor
 from planner.prices import Prices
-from planner.scheduler import Route, doomed_heads, urgency
+from planner.scheduler import DELAY, Route, doomed_heads, urgency
 
 USED = 0.5  # of devices of a kind: on those less busy nothing waits, since their time is worth little
 
@@ -49,15 +49,22 @@ class Dispatcher:
     def __init__(self, prices: Prices, waiting: Waiting, parts: Parts) -> None:
         self._prices, self._waiting, self._parts = prices, waiting, parts
 
+    def holds(self, route: Route, now: float) -> bool:
+        """Whether the batch that waits to grow may go on waiting, with those that have joined it since."""
+        if not (now < route.held_until and route.cost > DELAY and len(route.queue) < route.planned):
+            return False
+        route.held_until = min(route.held_until, self._start_by(route, route.queue[0], len(route.queue)))
+        return now < route.held_until
+
     def form(
-        self, route: Route, executor: Executor, siblings: Sequence[Route], alone: Collection[int], now: float
+        self, route: Route, executor: Executor, here: Sequence[Route], alone: Collection[int], now: float
     ) -> Formed:
         """The batch that an idle device should run of those that wait for the route.
 
-        `siblings` are all routes of its application: where one of them on this device has become better, it runs the
+        `here` are all routes of its application on this device: where one of them has become better, it runs the
         batch. Requests whose ids are in `alone` share a batch with none.
         """
-        chosen = self._revised(route, executor, siblings, now) if self._parts.revised else route
+        chosen = self._revised(route, here, now) if self._parts.revised else route
         if chosen is not route:
             together = heapq.merge(route.queue, chosen.queue, key=urgency)
             queue = list(islice((r for r in together if _admits(chosen, r)), len(chosen.table)))
@@ -72,15 +79,13 @@ class Dispatcher:
         until = self._may_wait(chosen, executor, batch, len(queue) - passed, alone, now)
         return Formed(chosen, tuple(queue[:passed]), batch, until)
 
-    def _revised(self, route: Route, executor: Executor, siblings: Sequence[Route], now: float) -> Route:
+    def _revised(self, route: Route, here: Sequence[Route], now: float) -> Route:
         """The route on this device that is best for the head now: a cheaper one, or a better one if nothing waits."""
         head, place = route.queue[0], route.place
         best, best_value = route, self._value(route, route, head, now)
         others_wait = sum(place.waiting_s) - route.work_s > 1e-9
-        for other in siblings:
-            if other is route or other.place is not place or other.unit not in executor.units:
-                continue
-            if not _admits(other, head) or (other.cost >= route.cost and others_wait):
+        for other in here:
+            if other is route or not _admits(other, head) or (other.cost >= route.cost and others_wait):
                 continue
             value = self._value(other, route, head, now)
             if value > best_value + 1e-9:
@@ -92,7 +97,7 @@ class Dispatcher:
         takes_s = route.table[min(len(waits.queue), route.planned)] + route.overhead_s
         if now + takes_s > head.deadline - self._waiting.margin_s:
             return float("-inf")
-        return head.priority * head.accuracy[route.index] - self._prices.scarcity * route.cost
+        return head.priority * head.accuracy[route.index] - route.cost
 
     def _may_wait(
         self,
@@ -108,8 +113,11 @@ class Dispatcher:
         if waiting > size or size >= route.planned or head.id in alone or not self._parts.deferred:
             return float("-inf")
         executor.twins.look(now)
-        if not self._prices.scarce or executor.twins.used < USED:
+        if route.cost <= DELAY or executor.twins.used < USED:
             return float("-inf")
+        return self._start_by(route, head, size)
+
+    def _start_by(self, route: Route, head: Request, size: int) -> float:
         deadline = head.deadline - self._waiting.margin_s
         return start_by(route.table, route.overhead_s, size, head.arrived, deadline, self._waiting.patience)
 

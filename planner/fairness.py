@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import exp, log
 
+from planner.budget import Budget, Clock
 from planner.grouping import Group, merged, split
 from planner.linear import INFINITY
 from planner.model import LOAD_PRICE, SLACK
@@ -20,6 +21,7 @@ from planner.welfare import FAIRNESS, LEAST, goodput, merit
 STEP = 0.1  # between the logarithms' first tangents: an error of 0.1²/8 at most
 MORE = 1.5  # largest relative goodput that tangents are laid for
 NEAR = 1e-4  # a tangent this near, in the logarithm, is as good as one more
+PART = 0.4  # of the time left for each step but the last
 REFINEMENTS = 20  # rounds of further tangents; three to six are usual
 
 
@@ -54,6 +56,7 @@ def solve_fair(
     time_limit_s: float = 1.0,
     fairness: str = "efficient",
     reference: Mapping[str, float] | None = None,
+    clock: Clock | None = None,  # of the caller, as time.monotonic
 ) -> Plan:
     """A packed plan that shares as `fairness` says; `reference` is `alone` where the caller has it already.
 
@@ -61,17 +64,20 @@ def solve_fair(
     accuracy as floors, places it; with the placement held, the load is shared out exactly. The placement of (1) itself
     is tried too, so that `max_min` never leaves its worst application below that of `efficient`. While the cluster
     carries the whole demand nothing is refused for fairness' sake. `status` is the fairness, and `bound` still that
-    of (1). Raises as `solve`, and ValueError for another fairness.
+    of (1). The time limit is for all of it. Raises as `solve`, and ValueError for another fairness.
     """
     if fairness not in FAIRNESS:
         raise ValueError(f"unknown fairness '{fairness}'; known: {', '.join(FAIRNESS)}")
-    plan = solve_packed(problem, devices, loaded, time_limit_s)
-    if fairness == "efficient" or plan.status == "empty":
+    budget = Budget(time_limit_s, clock)
+    efficient = fairness == "efficient"
+    plan = solve_packed(problem, devices, loaded, time_limit_s if efficient else PART * time_limit_s, clock=clock)
+    if efficient or plan.status == "empty":
         return plan
-    reference = alone(problem, time_limit_s) if reference is None else reference
-    aim = _aim(problem, None, plan, fairness, reference, time_limit_s)
-    aimed = solve_packed(toward(problem, aim), devices, loaded, time_limit_s)
-    shared = [_at_devices(problem, p, devices, loaded, fairness, reference) for p in (plan, aimed)]
+    budget.spend(plan.solve_s)
+    reference = alone(problem, PART * max(0.0, budget.left_s)) if reference is None else reference
+    aim = _aim(problem, None, plan, fairness, reference, PART * max(0.0, budget.left_s))
+    aimed = solve_packed(toward(problem, aim), devices, loaded, max(0.0, budget.left_s), clock=clock)
+    shared = [at_devices(problem, p, devices, loaded, fairness, reference) for p in (plan, aimed)]
     carried = [p for p in shared if _carries(p, reference)]
     best = max(carried or shared, key=lambda p: merit(p, fairness, reference))
     spent_s = plan.solve_s + aimed.solve_s + best.solve_s
@@ -157,13 +163,13 @@ def _refined(tangents: dict[str, list[float]], aim: Aim, reference: Mapping[str,
     return more
 
 
-def _at_devices(
+def at_devices(
     problem: Problem,
     placed: Plan,
     devices: Sequence[Device],
     loaded: Mapping[str, frozenset[str]],
-    fairness: str,
-    reference: Mapping[str, float],
+    fairness: str = "efficient",
+    reference: Mapping[str, float] | None = None,
 ) -> Plan:
     """The fair load for a packed placement; devices of a pool that hold the same units are one group."""
     pool_of = {device.name: device.pool for device in devices}
@@ -172,7 +178,7 @@ def _at_devices(
     )
     groups = [Group(f"{pool}#{i}", pool, n, units) for i, ((pool, units), n) in enumerate(alike.items())]
     copies = {(g.name, unit): g.devices for g in groups for unit in g.units or ()}
-    found = assign(split(problem, groups), copies, fairness, reference)
+    found = assign(split(problem, groups), copies, fairness, reference or {})
     load_s = {unit.name: unit.load_s for unit in problem.units}
     moved_s = sum(load_s[u] for name, held in placed.assignment.items() for u in held if u not in loaded.get(name, ()))
     found = replace(found, objective=found.objective - LOAD_PRICE * moved_s, assignment=placed.assignment)

@@ -1,117 +1,108 @@
-"""What a second of each device is worth now: the plan says which pools are worth more, the load how much it is."""
+"""What a second of each device is worth now: the duals of the plan's program at what is up and what arrives."""
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
-from planner.batching import latency_table, planned_size
-from planner.catalogue import Catalogue
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 RATE_S = 1.0  # time constant of the rates that prices follow
 BURST_S = 0.1  # and of what shows a burst before that: so many deviations above them
 BURST_SIGMAS = 5.0
 EVERY_S = 0.02  # least time between two prices
+SETTLED = 0.002  # relative change of a price that is none
+STEPS = 10  # of the ascent each time; it begins where the last one ended
+SLOWEST, FASTEST = 0.01, 0.5  # how far a step moves the logarithm of a price; further from step to step
+FASTER, SLOWER = 1.3, 0.5  # while it goes one way, less where it turns (Rprop: Riedmiller and Braun 1993)
+BLUR = 0.003  # accuracy: options this close to each other share the load
 USUAL = 0.45  # part of the SLO that requests wait when devices are well used: no more than the forming of batches
 DRAIN = 0.5  # part of the SLO in which what waits beyond that is to be worked off
+SAMPLES = 8  # of the latest requests of each application stand for those to come
 SMOOTHING_S = 0.5
-LEAST = 0.05  # of its speed: what a pool is worth at least, though a plan leaves it idle
-OVERLOADED = 4.0  # times the dearest step, where not even the cheapest options can be carried
+HIGHEST = 4.0  # times the price at which nothing but the least device time is taken
+LOWEST = 0.05 * BLUR  # accuracy that the longest request's device time costs at least, so that a price can rise from it
 
 Table = Mapping[tuple[str, str], float]  # by (pool, unit)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """From one option of an application to the next better one that is worth its device time."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Ways:
+    """How requests can be answered now: each way is an option of an application on one kind of device."""
 
-    application: str
-    cost: float  # further device time per request, weighted by the pools' worth
-    accuracy: float  # gained
-
-    @property
-    def worth(self) -> float:
-        """The scarcity up to which the step is taken."""
-        return self.accuracy / self.cost
+    applications: tuple[str, ...]
+    option: NDArray[np.int64]  # [application, way], index into `Request.accuracy`
+    kind: NDArray[np.int64]  # [application, way]
+    device_s: Floats  # [application, way], of one request in a batch as large as planned; infinite where there is none
+    devices: Floats  # [kind]
 
 
-def ladder(application: str, offers: Sequence[tuple[float, float]]) -> tuple[float, tuple[Step, ...]]:
-    """The cheapest offer's cost, and the steps up from it; `offers` are (cost, accuracy).
+@dataclass(slots=True)
+class Arrivals:
+    """What has come in of an application."""
 
-    Of the offers only those are climbed that some price makes the best: the upper concave hull (the greedy solution
-    of the linear multiple-choice knapsack: Sinha and Zoltners 1979). Steps fall in worth.
-    """
-    hull: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(offers, key=lambda offer: (offer[0], -offer[1])):
-        if hull and accuracy <= hull[-1][1]:
-            continue
-        while len(hull) > 1 and _worth(hull[-1], (cost, accuracy)) >= _worth(hull[-2], hull[-1]):
-            hull.pop()
-        hull.append((cost, accuracy))
-    steps = tuple(Step(application, b[0] - a[0], b[1] - a[1]) for a, b in pairwise(hull))
-    return (hull[0][0] if hull else 0.0), steps
+    count: int = 0
+    mean_rps: float = 0.0
+    lately_rps: float = 0.0
+    rate_rps: float = 0.0
+    latest: deque[tuple[float, ...]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
-
-def _worth(a: tuple[float, float], b: tuple[float, float]) -> float:
-    return (b[1] - a[1]) / (b[0] - a[0]) if b[0] > a[0] else math.inf
+    def follow(self, passed_s: float) -> None:
+        """Bring the rate up to date: the mean, or what came lately where that is a burst."""
+        seen = self.count / passed_s
+        self.count = 0
+        slow, fast = math.exp(-passed_s / RATE_S), math.exp(-passed_s / BURST_S)
+        self.mean_rps = slow * self.mean_rps + (1 - slow) * seen
+        self.lately_rps = fast * self.lately_rps + (1 - fast) * seen
+        beyond = BURST_SIGMAS * math.sqrt(max(self.mean_rps, 1 / BURST_S) / (2 * BURST_S))
+        if self.lately_rps > self.mean_rps + beyond:
+            self.mean_rps = self.lately_rps
+        self.rate_rps = self.mean_rps
 
 
 class Prices:
-    """Prices of device time (accuracy per device-second), docs/scheduling.md.
+    """Prices of device time (accuracy per device-second) by kind of device, docs/scheduling.md.
 
-    `weight` says what pools, and units on them, are worth against each other. One factor, `scarcity`, is the price
-    at which what comes in, and what waits already, just fits the devices: requests climb their application's ladder
-    of options up to it. It needs no error to react to: it follows the arrivals at once.
+    They are the duals of device time (docs/formulation.md, eq. 4) at the units that are up, at the rates that arrive
+    and with the accuracies that the latest requests are expected to have, found by a few steps of multiplicative dual
+    ascent at a time: a price rises while more is asked of its devices than they have.
     """
 
     def __init__(self, target: float) -> None:
         self._target = target
-        self._units: dict[tuple[str, str], float] = {}
-        self._pools: dict[str, float] = {}
-        self._base_cost: dict[str, float] = {}
-        self._steps: tuple[Step, ...] = ()
-        self._capacity = 0.0
-        self._counts: dict[str, int] = {}
-        self._rates: dict[str, float] = {}
-        self._lately: dict[str, float] = {}
+        self._ways: Ways | None = None
+        self._arrivals: dict[str, Arrivals] = {}
         self._at: float | None = None
         self._seen_at: float | None = None
-        self.scarcity = 0.0
-        self.scarce = False  # whether not everybody can be given the best option
+        self._range = (0.0, 0.0)
+        self._over, self._stride = np.zeros(0), np.zeros(0)  # [kind], of the last step
+        self.by_kind: Floats = np.zeros(0)  # [kind]
         self.utilisation = 0.0
 
-    def replan(self, plan: Table, speed: Mapping[str, float]) -> None:
-        """Take over what a plan's duals by (pool, unit) say of the worth of pools against each other.
+    def offer(self, ways: Ways, prices: Floats, highest: float) -> None:
+        """What can be given now; `prices` [kind] to begin with, and the price beyond which nothing changes any more."""
+        longest_s = ways.device_s[np.isfinite(ways.device_s)].max(initial=0.0)
+        self._ways, self._range = ways, (LOWEST / max(longest_s, 1e-9), HIGHEST * highest)
+        self.by_kind = np.clip(prices, *self._range)
+        if len(self._over) != len(prices):
+            self._over, self._stride = np.zeros(len(prices)), np.full(len(prices), SLOWEST)
 
-        Where they say little or nothing, a device is worth what its `speed` by pool is.
-        """
-        known = {pool: [price for (p, _), price in plan.items() if p == pool] for pool in speed}
-        mean = sum(map(sum, known.values())) / max(1, sum(map(len, known.values())))
-        usual = sum(speed.values()) / max(1, len(speed))
-        scale = mean / usual if mean > 0 else 1.0
-        least = LEAST * scale if mean > 0 else 1.0
-        self._units = {key: max(price, least * speed[key[0]]) for key, price in plan.items() if key[0] in speed}
-        self._pools = {pool: max(min(prices, default=0.0), least * speed[pool]) for pool, prices in known.items()}
+    def begin(self, prices: Floats) -> None:
+        """Prices [kind] to begin with, those of a plan, as long as nothing has come in that would tell better."""
+        if not self._arrivals:
+            self.by_kind = np.clip(prices, *self._range)
 
-    def weight(self, pool: str, unit: str) -> float:
-        """What a second of `unit` on a device of `pool` is worth against others."""
-        return self._units.get((pool, unit), self._pools[pool])
-
-    def capacity(self, devices: Mapping[str, float]) -> float:
-        """Weighted device time per second of that many devices by pool."""
-        return sum(n * self._pools[pool] for pool, n in devices.items())
-
-    def offer(self, ladders: Mapping[str, tuple[float, tuple[Step, ...]]], capacity: float) -> None:
-        """What applications can be given now, and the device time that there is per second, weighted."""
-        self._base_cost = {name: cost for name, (cost, _) in ladders.items()}
-        steps = [step for _, mine in ladders.values() for step in mine]
-        self._steps = tuple(sorted(steps, key=lambda step: -step.worth))
-        self._capacity = capacity
-        self._at = None
-
-    def arrived(self, application: str) -> None:
-        """A request has come in."""
-        self._counts[application] = self._counts.get(application, 0) + 1
+    def arrived(self, application: str, accuracy: tuple[float, ...]) -> None:
+        """A request has come in, with what each option is expected to have."""
+        seen = self._arrivals.get(application)
+        if seen is None:
+            seen = self._arrivals[application] = Arrivals()
+        seen.count += 1
+        if not seen.latest or seen.latest[-1] is not accuracy:
+            seen.latest.append(accuracy)
 
     def observe(self, now: float, needed: float) -> None:
         """The fraction `needed` of all devices has been at work since the last call."""
@@ -121,54 +112,61 @@ class Prices:
         self._seen_at = now
 
     def due(self, now: float) -> bool:
-        """Whether it is time for another price."""
+        """Whether it is time for other prices."""
         return self._at is None or now - self._at >= EVERY_S
 
-    def follow(self, now: float, backlog: float, slo_s: float) -> None:
-        """Find the price at which arrivals and `backlog` (weighted device-seconds) fit."""
-        self._follow_rates(now)
-        beyond = max(0.0, backlog - USUAL * slo_s * self._capacity)
-        left = self._target * self._capacity - beyond / (DRAIN * slo_s)
-        for name, rate in self._rates.items():
-            left -= rate * self._base_cost.get(name, 0.0)
-        steps = self._steps
-        self.scarce = self._capacity > 0
-        if left <= 0:
-            self.scarcity = OVERLOADED * steps[0].worth if steps else 0.0
-            return
-        for step in steps:
-            left -= self._rates.get(step.application, 0.0) * step.cost
-            if left < 0:
-                self.scarcity = step.worth
-                return
-        self.scarcity, self.scarce = 0.0, False
+    def follow(self, now: float, backlog_s: Sequence[float], slo_s: float) -> bool:
+        """Move the prices towards those at which arrivals and the backlog [kind], device-seconds, fit.
 
-    def _follow_rates(self, now: float) -> None:
-        if self._at is None:
-            self._at = now - EVERY_S
-        passed = now - self._at
+        Answers whether any has moved.
+        """
+        passed_s = EVERY_S if self._at is None else now - self._at
         self._at = now
-        slow, fast = math.exp(-passed / RATE_S), math.exp(-passed / BURST_S)
-        for name in self._rates.keys() | self._counts.keys():
-            seen = self._counts.get(name, 0) / passed if passed > 0 else 0.0
-            lately = self._lately[name] = fast * self._lately.get(name, 0.0) + (1 - fast) * seen
-            mean = slow * self._rates.get(name, 0.0) + (1 - slow) * seen
-            beyond = BURST_SIGMAS * math.sqrt(max(mean, 1 / BURST_S) / (2 * BURST_S))
-            self._rates[name] = lately if lately > mean + beyond else mean
-        self._counts.clear()
+        for seen in self._arrivals.values():
+            seen.follow(passed_s)
+        ways = self._ways
+        if ways is None or not len(ways.devices):
+            return False
+        beyond = np.maximum(0.0, np.asarray(backlog_s) - USUAL * slo_s * ways.devices)
+        capacity = np.maximum(self._target * ways.devices - beyond / (DRAIN * slo_s), 0.02 * ways.devices)
+        before = self.by_kind
+        self._ascend(ways, capacity)
+        return bool((np.abs(self.by_kind - before) > SETTLED * before).any())
 
+    def _ascend(self, ways: Ways, capacity: Floats) -> None:
+        accuracy, rates = self._expected(ways)
+        finite = np.isfinite(ways.device_s)
+        device_s = np.where(finite, ways.device_s, 0.0)
+        barred = np.where(finite | ~finite.any(axis=1, keepdims=True), 0.0, -np.inf)[:, None, :]
+        prices, kinds = self.by_kind, len(ways.devices)
+        work_s = rates[:, None] * device_s  # [application, way], if all of it went that way
+        flat = ways.kind.ravel()
+        for _ in range(STEPS):
+            value = accuracy - (prices[ways.kind] * device_s)[:, None, :] + barred
+            value -= value.max(axis=2, keepdims=True)
+            part = np.exp(value / BLUR)
+            part /= part.sum(axis=2, keepdims=True)
+            load = np.bincount(flat, (part.mean(axis=1) * work_s).ravel(), kinds)
+            over = np.clip(load / capacity - 1, -1.0, 1.0)
+            turned = over * self._over < 0
+            self._stride = np.clip(self._stride * np.where(turned, SLOWER, FASTER), SLOWEST, FASTEST)
+            self._over = over
+            before, prices = prices, np.clip(prices * np.exp(self._stride * over), *self._range)
+            if (np.abs(prices - before) <= SETTLED * before).all():
+                break
+        self.by_kind = prices
 
-def speeds(catalogue: Catalogue, overhead_s: float) -> dict[str, float]:
-    """How fast each pool is against the others: geometric mean over the units that all of them can run."""
-    device_s: dict[tuple[str, str], float] = {}
-    for (unit, pool), curve in catalogue.latency.items():
-        table = latency_table(curve)
-        size = planned_size(table, catalogue.applications[catalogue.units[unit].application].slo_s, overhead_s)
-        device_s[unit, pool] = table[size] / size
-    shared = [unit for unit in catalogue.units if all((unit, pool) in device_s for pool in catalogue.pools)]
-    if not shared:
-        return dict.fromkeys(catalogue.pools, 1.0)
-    return {
-        pool: math.exp(-sum(math.log(device_s[unit, pool]) for unit in shared) / len(shared))
-        for pool in catalogue.pools
-    }
+    def _expected(self, ways: Ways) -> tuple[Floats, Floats]:
+        """Accuracy [application, sample, way] of the latest requests, and rates [application]."""
+        options = int(ways.option.max()) + 1
+        samples = max((len(arrivals.latest) for arrivals in self._arrivals.values()), default=1)
+        seen = np.zeros((len(ways.applications), samples, options))
+        rates = np.zeros(len(ways.applications))
+        for i, name in enumerate(ways.applications):
+            arrivals = self._arrivals.get(name)
+            if arrivals is not None and arrivals.latest:
+                rates[i] = arrivals.rate_rps
+                latest = list(arrivals.latest)
+                rows = np.array([latest[j % len(latest)] for j in range(samples)])
+                seen[i, :, : rows.shape[1]] = rows[:, :options]
+        return np.take_along_axis(seen, ways.option[:, None, :], axis=2), rates

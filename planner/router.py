@@ -29,9 +29,9 @@ from planner.events import (
     WakeAt,
 )
 from planner.fleet import Batch, Executor, Fleet
-from planner.prices import Prices, Table, speeds
+from planner.prices import Prices
 from planner.routes import Routes
-from planner.scheduler import Choice, Route, choose, quickest, urgency
+from planner.scheduler import DELAY, Choice, Route, choose, quickest, urgency
 from planner.variants import Device
 
 PEEK = "peek"  # the option of a short circuit, in counts and outcomes
@@ -93,9 +93,7 @@ class Router:
         self._gone: set[int] = set()  # requests cancelled while their batch is under way
         self.counts: dict[str, Count] = {name: Count() for name in catalogue.applications}
         self._fastest_s = {name: _fastest(catalogue, name) for name in catalogue.applications}
-        self._speed = speeds(catalogue, limits.overhead_s)
         self._slo_s = sum(a.slo_s for a in catalogue.applications.values()) / max(1, len(catalogue.applications))
-        self._replan({})
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """React to one event; requests of unknown applications are a KeyError of the driver's making."""
@@ -118,7 +116,7 @@ class Router:
             case DeviceDown(name):
                 actions = self._device_down(name, now)
             case PlanChanged(plan):
-                self._replan(plan.prices)
+                self._routes.begin(plan.prices)
                 actions = []
         actions += self._due(now)
         actions += self._serve(now)
@@ -137,6 +135,11 @@ class Router:
         """Devices by name, with what they hold and run."""
         return self._fleet.executors
 
+    @property
+    def device_prices(self) -> dict[str, float]:
+        """What a second of a device is worth now by pool, accuracy per second."""
+        return self._routes.prices()
+
     def take_counts(self) -> dict[str, Count]:
         """The counts since the last call."""
         taken, self.counts = self.counts, {name: Count() for name in self._catalogue.applications}
@@ -146,7 +149,7 @@ class Router:
 
     def _arrived(self, request: Request, now: float) -> list[Action]:
         self.counts[request.application].arrived += 1
-        self.prices.arrived(request.application)
+        self.prices.arrived(request.application, request.accuracy)
         impossible = self._impossible(request)
         if impossible:
             return [self._reject(request, "bound", impossible)]
@@ -233,10 +236,6 @@ class Router:
             self._queued[request.application] -= 1
             self._wait(request, self._choose(request, now).route)
 
-    def _replan(self, prices: Table) -> None:
-        self.prices.replan(prices, self._speed)
-        self._routes.prices_changed()
-
     def _return_to_queue(self, batch: Batch, reason: str, now: float) -> list[Action]:
         actions: list[Action] = []
         for request in batch.requests:
@@ -279,12 +278,12 @@ class Router:
 
     def _choose(self, request: Request, now: float, heads: Route | None = None) -> Choice:
         routes = self._routes.of(request.application)
-        return choose(request, routes, now, self._limits.margin_s, self.prices.scarcity, heads)
+        return choose(request, routes, now, self._limits.margin_s, heads)
 
     def _bind(self, request: Request, now: float) -> list[Action]:
         """Let the request wait for the route that is best for it as things are; later it may be given another."""
         choice = self._choose(request, now)
-        cheaper = choice.in_time and self.prices.scarce and _short_circuits(request)
+        cheaper = choice.in_time and _scarce(choice.route) and _short_circuits(request)
         if cheaper and request.priority * (request.peek or 0.0) >= choice.value:
             return [self._peeked(request)]
         self._wait(request, choice.route)
@@ -337,7 +336,7 @@ class Router:
             else:
                 key, route = next(iter(self._touched.items()))
                 actions += self._expire(route, now)
-                idle = route.idle() if route.queue else None
+                idle = route.idle() if route.queue and not self._dispatcher.holds(route, now) else None
                 if idle is None or not self._dispatch(route, idle, now, actions):
                     self._touched.pop(key, None)
                     self._arm(route, now)
@@ -360,10 +359,11 @@ class Router:
 
     def _dispatch(self, route: Route, executor: Executor, now: float, actions: list[Action]) -> bool:
         """Run a batch of the route on an idle device, unless it may wait to grow; whether one was run."""
-        siblings = self._routes.of(route.queue[0].application)
-        formed = self._dispatcher.form(route, executor, siblings, self._alone, now)
+        application = route.queue[0].application
+        here = self._routes.on(executor.twins, application)
+        formed = self._dispatcher.form(route, executor, here, self._alone, now)
         if formed.passed_over:
-            actions += self._pass_over(formed, siblings)
+            actions += self._pass_over(formed, self._routes.of(application))
         if now < formed.until:
             route.held_until = formed.until
             self._arm(route, now)
@@ -403,6 +403,8 @@ class Router:
         ]
         others.sort(key=lambda route: urgency(route.queue[0]))
         for route in others[:TAKE_OVER]:
+            if not self._gains(route, executor, now):
+                continue
             head = route.queue[0]
             choice = self._choose(head, now, route)
             better = choice.route
@@ -416,8 +418,24 @@ class Router:
         """This device has become busy: who waits for it may be better off with another that is idle."""
         units = executor.units
         for route in list(self._routes.waiting(executor.device.pool)):
-            if route.unit in units and route.idle() is None:
+            if route.unit in units and route.idle() is None and not self._in_time(route, now):
                 self._reconsider(route, now)
+
+    def _in_time(self, route: Route, now: float) -> bool:
+        """Whether the head would be in time with the device that is free first."""
+        head = route.queue[0]
+        return route.first_free(now) <= route.last_start(head) - self._limits.margin_s
+
+    def _gains(self, route: Route, executor: Executor, now: float) -> bool:
+        """Whether the head could be better off on this idle device, by what the options are worth."""
+        head = route.queue[0]
+        least = head.priority * head.accuracy[route.index] - route.cost - DELAY
+        if not self._in_time(route, now):
+            least = -NEVER
+        return any(
+            head.priority * head.accuracy[other.index] - other.cost >= least
+            for other in self._routes.on(executor.twins, head.application)
+        )
 
     def _reconsider(self, route: Route, now: float) -> None:
         """Those at the head of a queue wait for another route from now on where that has become better for them."""
@@ -464,9 +482,10 @@ class Router:
             route.timer = NEVER
             return
         head = route.queue[0]
-        instant = min(self._routes.expiry(head), route.look_again(head, now, self._limits.margin_s))
-        if now < route.held_until < instant:
-            instant = route.held_until
+        if now < route.held_until:  # a device is idle, and the batch grows
+            instant = min(route.held_until, self._routes.expiry(head))
+        else:
+            instant = min(self._routes.expiry(head), route.look_again(head, now, self._limits.margin_s))
         if instant != route.timer:
             route.timer = instant
             heapq.heappush(self._timers, (instant, next(self._numbers), route))
@@ -495,6 +514,10 @@ class Router:
                 return instant
             heapq.heappop(self._timers)
         return NEVER
+
+
+def _scarce(route: Route | None) -> bool:
+    return route is not None and route.cost > DELAY
 
 
 def _short_circuits(request: Request) -> bool:

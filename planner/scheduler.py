@@ -24,9 +24,11 @@ class Route:
     slo_class: int  # of the application, into `Place.waiting_s`
     planned: int = 1  # batch size that the plan counts on
     overhead_s: float = 0.0
-    cost: float = 0.0  # accuracy that a request's device time must earn at scarcity 1, at the planned batch
+    device_s: float = 0.0  # device time of one request in a batch as large as planned
+    cost: float = 0.0  # accuracy that a request's device time must earn, at the planned batch
     twins: Sequence[Twins] = ()  # that hold the unit, those with the fewest other uses first
     devices: int = 0  # that hold it
+    kinds: Sequence[int] = ()  # their indices among all kinds of devices
     queue: list[Request] = field(default_factory=list)  # the most urgent first
     held_until: float = 0.0  # its batch may wait until then to grow
     timer: float = float("inf")  # when its head is to be looked at again
@@ -105,11 +107,6 @@ class Route:
         """The part of a batch's time that its requests would take in one as large as planned."""
         return min(1.0, size * self.device_s / (self.table[size] + self.overhead_s))
 
-    @property
-    def device_s(self) -> float:
-        """Device time of one request in a batch as large as planned."""
-        return (self.table[self.planned] + self.overhead_s) / self.planned
-
     def last_start(self, request: Request) -> float:
         """The last instant at which the route could answer the request in time."""
         return request.deadline - self.table[1] - self.overhead_s
@@ -145,7 +142,7 @@ def urgency(request: Request) -> tuple[float, int]:
 
 
 def choose(
-    request: Request, routes: Iterable[Route], now: float, margin_s: float, scarcity: float, heads: Route | None = None
+    request: Request, routes: Iterable[Route], now: float, margin_s: float, heads: Route | None = None
 ) -> Choice:
     """The route of greatest value that ends in time; else the one that ends first.
 
@@ -161,7 +158,7 @@ def choose(
     accuracy, least, priority = request.accuracy, request.min_accuracy, request.priority
     for route in routes:
         right = accuracy[route.index]
-        net = priority * right - scarcity * route.cost
+        net = priority * right - route.cost
         if right < least or net <= best_value:  # time can only make it worse
             continue
         batch_s = route.table[len(route.queue) % route.planned + 1]

@@ -54,6 +54,9 @@ class Search:
         spots = all_patterns(self.problem, list(program.offered), ALL)
         keep = [(pool, unit) for pool, pattern in present for unit in pattern]
         patterns = Patterns(self.problem if spots else narrowed(program, relaxed, keep))
+        if spots and all(len(pattern) == 1 for _, pattern in spots):
+            self._counted(patterns, present)
+            return self._plan(patterns)
         self._dive(patterns, present)
         if spots:
             if not self._over():  # every pattern there is: the bound is one on all plans
@@ -87,9 +90,17 @@ class Search:
         self._keep(patterns, {(pool, (unit,)): n for (pool, unit), n in plan.replicas.items()})
         return patterns
 
+    def _counted(self, patterns: Patterns, present: Placement) -> None:
+        """The plan where no device holds two units: counts say it all, with fewer columns than patterns."""
+        plan = solve(self.problem, max(0.0, self._left_s()), self.gap, one_unit_per_device(self.problem))
+        self.budget.spend(plan.solve_s)
+        self.bound = min(self.bound, plan.bound)
+        if self._keep(patterns, {(pool, (unit,)): n for (pool, unit), n in plan.replicas.items()}) and self._rough():
+            self._dive(patterns, present)
+
     def _bounded(self) -> None:
         """The bound of the counts by branch and bound, which holds for every packing."""
-        if self._over() or self._short() <= ROUGHLY * abs(self.bound):
+        if self._over() or not self._rough():
             return
         rules = [rule for pool in self.problem.pools for rule in sharing_rules(self.problem, pool)]
         counts = Program(self.problem, rules).linear
@@ -144,6 +155,9 @@ class Search:
 
     def _over(self) -> bool:
         return self._left_s() <= 0 or self._short() <= self.tolerance
+
+    def _rough(self) -> bool:
+        return self._short() > ROUGHLY * abs(self.bound)
 
     def _short(self) -> float:
         """What is left to the bound."""

@@ -1,11 +1,15 @@
 """From the placement that is up to the one that is wanted: make before break, where memory allows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil, inf
 
 from planner.catalogue import Catalogue
 from planner.variants import Device
 
-Counts = dict[tuple[str, str], int]  # (pool, unit) -> devices that hold it
+Key = tuple[str, str]  # (pool, unit)
+Counts = dict[Key, int]  # devices that hold it
+
+HOST = 8  # devices, about, that share a processor which serves as well: for so many, `starts` copies start at a time
 
 
 def counts(devices: Sequence[Device], held: Mapping[str, Sequence[str] | frozenset[str]]) -> Counts:
@@ -28,68 +32,181 @@ def step(
 ) -> Counts:
     """Replica counts to ask for now, on the way from `up` to `wanted`, after `asked` was asked for last.
 
-    What is up stays until everything wanted is up too. Where a pool's memory cannot hold both, or patience is at an
-    end (a copy that finds no device with room for it waits for ever), units that are not wanted any more go first;
-    but never the last copy that answers an application of which anything is wanted. Where such a copy still takes the
-    room, those that will replace it start before others. While every application is answered, at most `starts` copies
-    start at a time: starting one takes the processor from those that serve. A start that was asked for and is still
-    wanted is never taken back.
+    What is up stays until everything wanted is up too. Where a pool's memory cannot hold both, just so much goes as
+    the copies need that start now, of the applications that keep the most; but never the last copy that answers an
+    application of which anything is wanted. Where such copies take the room, those that will replace them start before
+    others. While every application is answered, `starts` copies start at a time for each `HOST` devices, those of the
+    applications that lack the most first: starting one takes the processor from those that serve. A start that was
+    asked for and is still wanted is never taken back. When patience is at an end (a copy that finds no device with
+    room for it waits for ever) all goes at once that is not wanted any more, in the pools that lack something.
     """
     if all(up.get(key, 0) >= n for key, n in wanted.items()):
         return dict(wanted)
-    answerable = {catalogue.units[unit].application for _, unit in wanted}
-    target = {key: max(wanted.get(key, 0), up.get(key, 0)) for key in wanted.keys() | up.keys()}
-    tight = set()
-    for pool, count in devices.items():
-        room = count * catalogue.pools[pool].memory_bytes
-        for key in _surplus(catalogue, wanted, up, pool):
-            if patient and _used(catalogue, target, pool) <= room:
-                break
-            awaited = patient or catalogue.units[key[1]].application in answerable
-            kept = 1 if awaited and _last(catalogue, key, up, target) else 0
-            target[key] = max(wanted.get(key, 0), kept)
-        if _used(catalogue, target, pool) > room:
-            tight.add(pool)
-    if all(_answered(catalogue, name, up) for name in answerable):
-        first = _replacements(catalogue, wanted, up)
-        held_back = {key for key in target if first and key[0] in tight and key not in first}
-        target = _staged(target, up, asked, starts, held_back)
-    return {key: n for key, n in target.items() if n > 0}
+    change = _Change(catalogue, wanted, up, asked, devices)
+    if not patient:
+        change.make_room()
+    if change.answered:
+        change.start(starts * ceil(sum(devices.values()) / HOST), patient)
+    else:
+        change.start(inf, patient)
+    return {key: n for key, n in change.target.items() if n > 0}
 
 
-def _used(catalogue: Catalogue, target: Counts, pool: str) -> int:
-    return sum(n * catalogue.units[unit].memory_bytes for (p, unit), n in target.items() if p == pool)
+class _Change:
+    """The counts to ask for, from those that stay or start already; copies are added and let go one by one."""
+
+    def __init__(
+        self, catalogue: Catalogue, wanted: Counts, up: Counts, asked: Counts, devices: Mapping[str, int]
+    ) -> None:
+        self._catalogue, self._wanted, self._up = catalogue, wanted, up
+        self._app = {key: catalogue.units[key[1]].application for key in wanted.keys() | up.keys()}
+        self._size = {key: catalogue.units[key[1]].memory_bytes for key in self._app}
+        self._rate_rps = {key: _rate_rps(catalogue, key) for key in self._app}
+        self._keys: dict[str, list[Key]] = {}  # by application
+        for key in sorted(self._app):
+            self._keys.setdefault(self._app[key], []).append(key)
+        self._needed = {name: self._rps(name, wanted) for name in self._keys}
+        self.target = {key: self._kept_of(key, asked) for key in sorted(self._app)}
+        self._begun = {n: any(self.target[key] for key in keys if key in wanted) for n, keys in self._keys.items()}
+        self._asked_rps = {name: self._rps(name, self.target) for name in self._keys}
+        self._staying = {
+            name: sum(min(self.target[key], up.get(key, 0)) for key in keys) for name, keys in self._keys.items()
+        }
+        self._starting = sum(max(0, n - up.get(key, 0)) for key, n in self.target.items())
+        answerable = {self._app[key] for key in wanted}
+        self._answerable = answerable
+        self._unanswered = {name for name in answerable if not self._held(name, up)}
+        self._replaced = {
+            name for name in answerable if not any(up.get(k, 0) and k in wanted for k in self._keys[name])
+        }
+        self._room = {
+            pool: count * catalogue.pools[pool].memory_bytes - self._used(pool, self.target)
+            for pool, count in devices.items()
+        }
+        self._roomy = {
+            pool
+            for pool, count in devices.items()
+            if self._used(pool, {k: max(n, wanted.get(k, 0)) for k, n in self.target.items()})
+            <= count * catalogue.pools[pool].memory_bytes
+        }
+        lean = {key: self._least(key) for key in self.target}
+        self._tight = {
+            pool
+            for pool, count in devices.items()
+            if self._used(pool, lean) > count * catalogue.pools[pool].memory_bytes
+        }
+
+    @property
+    def answered(self) -> bool:
+        """Whether every application of which anything is wanted is answered now."""
+        return not self._unanswered
+
+    def make_room(self) -> None:
+        """Lets everything go that is not wanted, where something wanted lacks; of what is still wanted not the last."""
+        for pool in {key[0] for key, n in self._wanted.items() if self._up.get(key, 0) < n}:
+            for key in [key for key in self.target if key[0] == pool]:
+                while self.target[key] > self._wanted.get(key, 0) and (
+                    self._app[key] not in self._answerable or not self._last(key)
+                ):
+                    self._add(key, -1)
+
+    def start(self, most: float, patient: bool) -> None:
+        """Adds copies, no more than `most` with those that start already, and lets go what takes their room."""
+        most -= self._starting
+        lacking = {key for key, n in self._wanted.items() if self.target[key] < n}
+        first = {key for key in lacking if self._app[key] in self._replaced}
+        pools = {key[0] for key, n in self._wanted.items() if self._app[key] in self._replaced} & self._tight
+        lacking -= {key for key in lacking - first if key[0] in pools}
+        if most == inf:
+            lacking -= {key for key in lacking if self._all_start(key)}
+        while lacking and most > 0:
+            key = min(lacking, key=self._urgency)
+            if self._fits(key, self.answered or self._app[key] in self._unanswered) or not patient:
+                self._add(key, 1)
+                most -= 1
+                if self.target[key] == self._wanted[key]:
+                    lacking.discard(key)
+            else:
+                lacking.discard(key)
+
+    def _all_start(self, key: Key) -> bool:
+        """Starts all that lacks of a unit at once where its pool has room for all that lacks; whether it did."""
+        if key[0] not in self._roomy:
+            return False
+        self._add(key, self._wanted[key] - self.target[key])
+        return True
+
+    def _kept_of(self, key: Key, asked: Counts) -> int:
+        """What is up or starting of a unit, less what is not wanted and was let go before."""
+        up, wanted = self._up.get(key, 0), self._wanted.get(key, 0)
+        if up <= wanted:
+            return min(wanted, max(up, asked.get(key, 0)))
+        return max(wanted, min(up, asked.get(key, 0))) if asked else up
+
+    def _urgency(self, key: Key) -> tuple[bool, float, Key]:
+        """Applications with nothing that is wanted come first, then those that have the least of what they need."""
+        name = self._app[key]
+        needed = self._needed[name]
+        return self._begun[name], self._asked_rps[name] / needed if needed else 0.0, key
+
+    def _fits(self, key: Key, release: bool) -> bool:
+        """Whether there is room for a copy, if need be after letting others go; in vain none is let go."""
+        pool = key[0]
+        gone: list[Key] = []
+        while self._room[pool] < self._size[key]:
+            able = [k for k in self.target if k[0] == pool and self._spare(k)] if release else []
+            if not able:
+                for k in gone:
+                    self._add(k, 1)
+                return False
+            gone.append(max(able, key=self._kept))
+            self._add(gone[-1], -1)
+        return True
+
+    def _kept(self, key: Key) -> tuple[float, int, Key]:
+        """What its application keeps, of what it needs, when a copy goes; of equals the largest goes first."""
+        name, needed = self._app[key], self._needed[self._app[key]]
+        serving = sum(self._rate_rps[k] * min(self.target[k], self._up.get(k, 0)) for k in self._keys[name])
+        return (serving - self._rate_rps[key]) / needed if needed else inf, self._size[key], key
+
+    def _spare(self, key: Key) -> bool:
+        return self.target[key] > self._wanted.get(key, 0) and self._up.get(key, 0) > 0 and not self._last(key)
+
+    def _last(self, key: Key) -> bool:
+        """Whether giving up one more would leave its application without a copy that is up and stays."""
+        return self._staying[self._app[key]] <= 1
+
+    def _least(self, key: Key) -> int:
+        """What must be held of a unit at least: what is wanted, or one that nothing wanted replaces yet."""
+        mates = self._keys[self._app[key]]
+        alone = self._up.get(key, 0) > 0 and not any(self._up.get(k, 0) for k in mates if k != key)
+        return max(self._wanted.get(key, 0), int(alone))
+
+    def _held(self, name: str, held: Counts) -> bool:
+        units = self._catalogue.units_of(name)
+        return any(n > 0 and unit in units for (_, unit), n in held.items())
+
+    def _rps(self, name: str, held: Counts) -> float:
+        return sum(self._rate_rps[key] * held.get(key, 0) for key in self._keys[name])
+
+    def _used(self, pool: str, held: Counts) -> int:
+        return sum(n * self._size[key] for key, n in held.items() if key[0] == pool)
+
+    def _add(self, key: Key, copies: int) -> None:
+        name, before = self._app[key], min(self.target[key], self._up.get(key, 0))
+        self.target[key] += copies
+        self._room[key[0]] -= copies * self._size[key]
+        self._asked_rps[name] += copies * self._rate_rps[key]
+        self._staying[name] += min(self.target[key], self._up.get(key, 0)) - before
+        self._begun[name] |= copies > 0
 
 
-def _replacements(catalogue: Catalogue, wanted: Counts, up: Counts) -> set[tuple[str, str]]:
-    """What is wanted of applications of which nothing that is wanted is up yet."""
-    ready = {catalogue.units[unit].application for (pool, unit) in wanted if up.get((pool, unit), 0) > 0}
-    return {key for key in wanted if catalogue.units[key[1]].application not in ready}
-
-
-def _answered(catalogue: Catalogue, application: str, up: Counts) -> bool:
-    units = catalogue.units_of(application)
-    return any(n > 0 and unit in units for (_, unit), n in up.items())
-
-
-def _staged(target: Counts, up: Counts, asked: Counts, starts: int, held_back: Collection[tuple[str, str]]) -> Counts:
-    """The target with no more than `starts` copies beyond those that are up, or starting already."""
-    staged = {key: min(n, max(up.get(key, 0), asked.get(key, 0))) for key, n in target.items()}
-    starts -= sum(max(0, n - up.get(key, 0)) for key, n in staged.items())
-    for key in sorted(target.keys() - held_back):
-        more = min(target[key] - staged[key], max(0, starts))
-        staged[key] += more
-        starts -= more
-    return staged
-
-
-def _surplus(catalogue: Catalogue, wanted: Counts, up: Counts, pool: str) -> list[tuple[str, str]]:
-    """What is up in the pool beyond what is wanted, the largest first."""
-    keys = [key for key, n in up.items() if key[0] == pool and n > wanted.get(key, 0)]
-    return sorted(keys, key=lambda key: (-catalogue.units[key[1]].memory_bytes, key))
-
-
-def _last(catalogue: Catalogue, key: tuple[str, str], up: Counts, target: Counts) -> bool:
-    """Whether giving this up would leave its application without any unit that is up and stays."""
-    mates = catalogue.units_of(catalogue.units[key[1]].application)
-    return not any(n > 0 and target.get(k, 0) > 0 for k, n in up.items() if k[1] in mates and k != key)
+def _rate_rps(catalogue: Catalogue, key: Key) -> float:
+    """Requests/s that a device answers with a unit in the largest batches that are in time."""
+    pool, unit = key
+    curve = catalogue.latency.get((unit, pool))
+    if curve is None:
+        return 0.0
+    slo_s = catalogue.applications[catalogue.units[unit].application].slo_s
+    pairs = list(zip(curve.batches, curve.latency_s, strict=True))
+    return max((size / time_s for size, time_s in pairs if time_s <= slo_s), default=pairs[0][0] / pairs[0][1])

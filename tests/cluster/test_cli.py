@@ -39,7 +39,7 @@ def pliant(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
-@pytest.mark.parametrize("command", ["demo", "up", "down", "status", "profile", "plan", "load", "report"])
+@pytest.mark.parametrize("command", ["demo", "up", "down", "status", "profile", "plan", "load", "replay", "report"])
 def test_every_command_explains_itself(command: str) -> None:
     result = pliant(command, "--help")
     assert result.exit_code == 0

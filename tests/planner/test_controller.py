@@ -1,5 +1,6 @@
 """When the controller plans, what it applies, and how it walks the cluster there; against a fake cluster."""
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -20,6 +21,8 @@ from planner.controller import (
     Solve,
     Solved,
 )
+from planner.plans import Plan, Problem
+from planner.program import evaluate
 from planner.standby import solve_with_surge
 from planner.transition import Counts
 from planner.variants import Device
@@ -222,6 +225,46 @@ def test_a_plan_that_is_worth_it_is_loaded() -> None:
     c.play(40.0, rate_rps=500.0)
     assert sum("k/fast" in units for units in c.up.values()) >= 2
     assert all(now["k"] for now in c.answered[12:])
+
+
+def test_a_change_that_takes_longer_than_patience_never_empties_more_than_one_device_at_a_time() -> None:
+    c = cluster(devices=6, memory_bytes=1, policy="best").play(20.0)
+    assert c.controller.settled
+    c.tell(PolicySet("cheapest"))
+    least, took_s = len(c.devices), 0.0
+    while took_s < 1.0 or not c.controller.settled:
+        c.look()
+        took_s += LOOK_S
+        least = min(least, sum(bool(units) for units in c.up.values()))
+        assert took_s < 60.0
+    assert took_s > SETTINGS.patience_s
+    assert least >= 5
+    assert {unit for units in c.up.values() for unit in units} == {"k/fast"}
+
+
+@pytest.mark.parametrize(("load_s", "moves"), [(0.0, True), (1.0, False)])
+def test_what_loads_at_once_is_moved_for_less(load_s: float, moves: bool) -> None:
+    table = catalogue(memory_bytes=1)
+    table = replace(table, units={name: replace(unit, load_s=load_s) for name, unit in table.units.items()})
+    devices = tuple(Device(f"d{i}", "e") for i in range(3))
+    made = Controller(table, SETTINGS)
+    made.handle(ClusterChanged(devices, {}), 0.0)
+    first, better = (
+        plan(made.problem(), {"d0": ("k/fast",), "d1": ("k/fast",), "d2": (unit,)}) for unit in ("k/fast", "k/slow")
+    )
+    made.handle(Solved(first, first), 0.1)
+    held = {d.name: frozenset({"k/fast"}) for d in devices}
+    made.handle(ClusterChanged(devices, held), 1.0)
+    made.handle(Clock(), 20.0)
+    near = replace(better, objective=first.objective + 0.004 * 2.0)
+    asked = made.handle(Solved(near, near), 20.1)
+    assert any(isinstance(action, Scale) for action in asked) == moves
+
+
+def plan(problem: Problem, assignment: dict[str, tuple[str, ...]]) -> Plan:
+    """The plan with the best load for this placement."""
+    held = Counter(("e", unit) for units in assignment.values() for unit in units)
+    return replace(evaluate(problem, held), assignment=assignment)
 
 
 def test_while_requests_are_answered_copies_start_one_at_a_time() -> None:

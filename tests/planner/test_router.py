@@ -227,7 +227,7 @@ def test_devices_that_hold_nothing_do_not_hide_that_the_others_are_busy() -> Non
     arrivals(w, 600.0, 0.0, 4.0)
     w.play(4.0)
     assert w.router.prices.utilisation > 0.9
-    assert w.router.prices.scarce
+    assert w.router.device_prices["e"] > 1.0
 
 
 def test_counts_are_taken_once() -> None:

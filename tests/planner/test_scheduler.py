@@ -32,7 +32,7 @@ def routes(cost: float = 0.0, fast_free: float = 0.0, slow_free: float = 0.0, de
 
 
 def choice(asked: Request, usable: list[Route], now: float = 0.0) -> Choice:
-    return choose(asked, usable, now, MARGIN_S, scarcity=1.0)
+    return choose(asked, usable, now, MARGIN_S)
 
 
 def expires(asked: Request, usable: list[Route]) -> float:
@@ -98,7 +98,7 @@ def test_the_head_of_a_queue_does_not_wait_for_those_behind_it() -> None:
     usable = routes(slow_free=0.03, fast_free=0.01)
     for i in range(16):
         usable[1].join(request(i))
-    assert choose(request(0), usable, 0.0, MARGIN_S, 1.0, heads=usable[1]).route is usable[1]
+    assert choose(request(0), usable, 0.0, MARGIN_S, heads=usable[1]).route is usable[1]
     assert choice(request(0), usable).route is usable[0]
 
 

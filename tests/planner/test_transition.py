@@ -1,5 +1,7 @@
 """From one placement to another: make before break, a few starts at a time, and always getting there."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,8 +36,42 @@ def test_what_is_up_stays_until_what_is_wanted_is_up() -> None:
 
 def test_where_memory_cannot_hold_both_the_unwanted_makes_room_but_for_one_copy() -> None:
     tight = catalogue(memory_bytes=1)
-    assert step(tight, {SLOW: 3}, {FAST: 3}, {}, {"e": 3}, True, 9) == {SLOW: 3, FAST: 1}
+    assert step(tight, {SLOW: 3}, {FAST: 3}, {}, {"e": 3}, True, 9) == {SLOW: 2, FAST: 1}
     assert step(tight, {SLOW: 3}, {FAST: 1, SLOW: 2}, {}, {"e": 3}, True, 9) == {SLOW: 3}
+
+
+def test_no_more_makes_room_than_the_copies_need_that_start_now() -> None:
+    tight = catalogue(memory_bytes=1)
+    assert step(tight, {SLOW: 6}, {FAST: 6}, {}, {"e": 6}, True, 1) == {SLOW: 1, FAST: 5}
+    assert step(tight, {SLOW: 6}, {FAST: 5}, {SLOW: 1, FAST: 5}, {"e": 6}, True, 1) == {SLOW: 1, FAST: 5}
+    assert step(tight, {SLOW: 6}, {FAST: 5, SLOW: 1}, {SLOW: 1, FAST: 5}, {"e": 6}, True, 1) == {SLOW: 2, FAST: 4}
+
+
+def test_what_was_let_go_is_not_asked_back_while_it_is_still_seen() -> None:
+    tight = catalogue(memory_bytes=1)
+    assert step(tight, {SLOW: 6}, {FAST: 6}, {SLOW: 1, FAST: 5}, {"e": 6}, True, 1) == {SLOW: 1, FAST: 5}
+
+
+def test_room_is_made_by_the_application_that_keeps_the_most_of_what_it_needs() -> None:
+    tight = catalogue(("k", "l"), memory_bytes=1)
+    wanted = {SLOW: 2, FAST: 1, ("e", "l/slow"): 4, ("e", "l/fast"): 1}
+    up = {FAST: 6, ("e", "l/fast"): 2}  # k has far more than it needs of its fast unit
+    asked = step(tight, wanted, up, {}, {"e": 8}, True, 1)
+    assert asked[FAST] == 5
+    assert asked["e", "l/fast"] == 2
+    assert asked["e", "l/slow"] == 1, "what lacks most starts first"
+
+
+def test_as_many_start_at_a_time_for_each_host_full_of_devices() -> None:
+    assert ask({FAST: 1, SLOW: 20}, {FAST: 1}, devices=40, starts=1) == {FAST: 1, SLOW: 5}
+    assert ask({FAST: 1, SLOW: 20}, {FAST: 1}, devices=8, starts=2) == {FAST: 1, SLOW: 2}
+
+
+def test_without_patience_all_goes_only_where_something_lacks() -> None:
+    table = replace(K, pools={**K.pools, "f": replace(K.pools["e"], name="f")})
+    up = {FAST: 3, SLOW: 1, ("f", "k/fast"): 3, ("f", "k/slow"): 1}
+    asked = step(table, {SLOW: 3, ("f", "k/slow"): 1}, up, {}, {"e": 3, "f": 3}, False, 1)
+    assert asked == {SLOW: 2, ("f", "k/fast"): 3, ("f", "k/slow"): 1}
 
 
 def test_a_copy_too_many_goes_even_if_no_other_unit_answers_yet() -> None:
@@ -106,6 +142,13 @@ def test_every_change_settles_and_leaves_no_application_unanswered(
     for name in names:
         answered = [any(unit in TWO.units_of(name) for units in now.values() for unit in units) for now in seen]
         assert answered == sorted(answered), "once answered, always answered"
+
+
+@pytest.mark.parametrize("starts", [1, 3])
+def test_a_full_swap_never_empties_more_than_what_starts(starts: int) -> None:
+    tight = catalogue(memory_bytes=1)
+    seen = settle(tight, {SLOW: 6}, {f"d{i}": {"k/fast"} for i in range(6)}, starts)
+    assert min(sum(bool(units) for units in now.values()) for now in seen) >= 6 - starts
 
 
 @pytest.mark.parametrize("starts", [1, 2, 9])
