@@ -395,6 +395,7 @@ class RouterDriver:
             else {
                 "gap": plan.gap,
                 "status": plan.status,
+                "changes": {f"{unit} on {pool}": n for (pool, unit), n in sorted(plan.changes.items())},
                 "accuracy": plan.accuracy,
                 "shortfall_rps": plan.shortfall_rps,
                 "flows": [

@@ -284,9 +284,10 @@ class Controller:
             self.plan = kept
             return [Publish(kept)]
         self._barred = frozenset(self.failed)
+        changes = {key: wanted.get(key, 0) - self._up.get(key, 0) for key in wanted.keys() | self._up.keys()}
         if wanted != self._wanted:
             self._wanted, self._progress_at = wanted, now
-        self.plan = replace(plan, assignment=placed)
+        self.plan = replace(plan, assignment=placed, changes={key: n for key, n in changes.items() if n})
         return [Publish(self.plan)]
 
     def _placed(self, problem: Problem, solved: Solved) -> tuple[Counts, dict[str, tuple[str, ...]]]:

@@ -144,11 +144,23 @@ def test_a_cluster_settles_with_every_device_holding_what_fits() -> None:
     assert c.published >= 1
 
 
+def test_a_plan_says_what_it_changes() -> None:
+    made = Controller(catalogue(), SETTINGS)
+    devices = (Device("a", "e"), Device("b", "e"))
+    (solve,) = made.handle(ClusterChanged(devices, {"a": frozenset({"k/fast"})}), 0.0)
+    assert isinstance(solve, Solve)
+    made.handle(Solved(*solve_with_surge(solve.problem, devices, solve.loaded, 0.2)), 0.1)
+    assert made.plan is not None
+    assert made.plan.changes == {("e", "k/fast"): 1, ("e", "k/slow"): 2}
+
+
 def test_steady_demand_is_planned_for_once_a_period_and_moves_nothing() -> None:
     c = cluster().play(8.0)
     scales, solves = len(c.scales), len(c.solves)
     c.play(30.0)
     assert len(c.scales) == scales
+    assert c.controller.plan is not None
+    assert c.controller.plan.changes == {}
     assert set(c.why()[solves:]) == {"the period is over"}
     assert len(c.solves) - solves == 3
 
