@@ -71,6 +71,8 @@ class Plan:
     status: str  # "optimal", "time limit", "empty"
     solve_s: float
     assignment: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # device -> units, from packing
-    changes: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (pool, unit) -> copies to start, or stop if < 0
+    changes: Mapping[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # (pool, unit) -> copies to start, or stop if < 0
     worth: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by application: [cell]
     bonus: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by option: [cell]; 0 where missing

@@ -77,6 +77,7 @@ class Prices:
         self._arrivals: dict[str, Arrivals] = {}
         self._at: float | None = None
         self._seen_at: float | None = None
+        self.dearest = float("inf")  # the price beyond which nothing but the least device time is taken
         self._range = (0.0, 0.0)
         self._over, self._stride = np.zeros(0), np.zeros(0)  # [kind], of the last step
         self.by_kind: Floats = np.zeros(0)  # [kind]
@@ -85,7 +86,8 @@ class Prices:
     def offer(self, ways: Ways, prices: Floats, highest: float) -> None:
         """What can be given now; `prices` [kind] to begin with, and the price beyond which nothing changes any more."""
         longest_s = ways.device_s[np.isfinite(ways.device_s)].max(initial=0.0)
-        self._ways, self._range = ways, (LOWEST / max(longest_s, 1e-9), HIGHEST * highest)
+        self._ways, self.dearest = ways, highest
+        self._range = (LOWEST / max(longest_s, 1e-9), HIGHEST * highest)
         self.by_kind = np.clip(prices, *self._range)
         if len(self._over) != len(prices):
             self._over, self._stride = np.zeros(len(prices)), np.full(len(prices), SLOWEST)

@@ -82,6 +82,7 @@ class Routes:
                 kinds = route.kinds
                 price = prices[kinds[0]] if len(kinds) == 1 else min([prices[kind] for kind in kinds])
                 route.cost = price * route.device_s
+                route.overloaded = price >= self._prices.dearest
             routes.sort(key=lambda route: route.cost - accuracy[route.option])
 
     def waiting(self, pool: str) -> Iterator[Route]:

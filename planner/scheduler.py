@@ -9,6 +9,7 @@ from planner.events import Request
 from planner.fleet import Executor, Place, Twins, start_after
 
 JUST_AFTER_S = 1e-6  # a request expires this long after its last start: starting at that very instant is open
+TOO_LATE = 0.5  # of a request's time: routes that end this much later than the soonest are not compared with it
 DELAY = 0.003  # accuracy that a request's whole time is worth: of routes as good, the one that ends first
 
 
@@ -28,6 +29,7 @@ class Route:
     cost: float = 0.0  # accuracy that a request's device time must earn, at the planned batch
     twins: Sequence[Twins] = ()  # that hold the unit, those with the fewest other uses first
     devices: int = 0  # that hold it
+    overloaded: bool = False  # not even the cheapest options can all be carried by the devices
     kinds: Sequence[int] = ()  # their indices among all kinds of devices
     queue: list[Request] = field(default_factory=list)  # the most urgent first
     held_until: float = 0.0  # its batch may wait until then to grow
@@ -103,6 +105,11 @@ class Route:
         self.place.changed()
         self.work_s = work_s
 
+    def more_s(self) -> float:
+        """The device time that one more request takes: in the batch that waits to grow, else in one of its own."""
+        waiting = len(self.queue) % self.planned
+        return self.table[waiting + 1] - self.table[waiting] + (0.0 if waiting else self.overhead_s)
+
     def need(self, size: int) -> float:
         """The part of a batch's time that its requests would take in one as large as planned."""
         return min(1.0, size * self.device_s / (self.table[size] + self.overhead_s))
@@ -144,14 +151,14 @@ def urgency(request: Request) -> tuple[float, int]:
 def choose(
     request: Request, routes: Iterable[Route], now: float, margin_s: float, heads: Route | None = None
 ) -> Choice:
-    """The route of greatest value that ends in time; else the one that ends first.
+    """The route of greatest value that ends in time; else one that ends too late (`_least_work`).
 
     A route's value is `priority · accuracy − price · device time − 0.003 · (fraction of the request's time until the
     answer)` (docs/scheduling.md). When it would end is estimated behind all that waits already and is more urgent;
     of the route that it `heads`, nothing is.
     """
     best, best_value = None, float("-inf")
-    soonest, soonest_s = None, float("inf")
+    late: list[tuple[float, Route]] = []
     left_s = request.deadline - now
     in_time_s = left_s - margin_s
     hurry = DELAY / max(request.deadline - request.arrived, 1e-9)
@@ -164,12 +171,24 @@ def choose(
         batch_s = route.table[len(route.queue) % route.planned + 1]
         wait_s = route.first_free(now) - now if route is heads else route.start_s(now, left_s)
         takes_s = wait_s + batch_s + route.overhead_s
-        if takes_s <= in_time_s:
-            if (value := net - hurry * takes_s) > best_value:
-                best, best_value = route, value
-        elif takes_s < soonest_s:
-            soonest, soonest_s = route, takes_s
-    return Choice(soonest, False, best_value) if best is None else Choice(best, True, best_value)
+        if takes_s > in_time_s:
+            late.append((takes_s, route))
+        elif (value := net - hurry * takes_s) > best_value:
+            best, best_value = route, value
+    if best is not None:
+        return Choice(best, True, best_value)
+    return Choice(_least_work(late, request.deadline - request.arrived), False, best_value)
+
+
+def _least_work(late: Sequence[tuple[float, Route]], time_s: float) -> Route | None:
+    """Of routes that end too late, but not much later than the soonest, the one whose work grows least.
+
+    The soonest itself would be one where nobody waits yet: each would go alone, and all would be later still.
+    """
+    if not late:
+        return None
+    until_s = min(takes_s for takes_s, _ in late) + TOO_LATE * time_s
+    return min((route for takes_s, route in late if takes_s <= until_s), key=lambda route: route.more_s())
 
 
 def shortest_s(request: Request, routes: Iterable[Route]) -> tuple[float, float]:
@@ -205,13 +224,16 @@ def doomed_heads(route: Route, requests: Sequence[Request], now: float, margin_s
     """How many requests to pass over, and how many fit before the deadline of the next; at least one.
 
     A head whose deadline leaves time only for a small batch is served all the same, unless that would cut short the
-    next batch too: then one after another would go alone and the queue would never drain (Nexus' early drop).
+    next batch too: then one after another would go alone and the queue would never drain (Nexus' early drop). Where
+    devices are overloaded no head is worth a small batch: what it takes is lost to more than one of the others.
     """
     waiting = len(requests)
     for first, head in enumerate(requests):
         size = route.room(head, now, margin_s)
         if size >= min(route.planned, waiting - first):
             return first, size
+        if route.overloaded and first + 1 < waiting:
+            continue
         size = max(1, size)
         later = now + (route.table[size] + route.overhead_s) / route.devices
         follower = requests[first + size] if first + size < waiting else None

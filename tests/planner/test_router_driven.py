@@ -68,6 +68,22 @@ def test_a_burst_beyond_capacity_keeps_batches_large() -> None:
     assert {reject.kind for _, reject in w.rejects} <= {"deadline", "overload"}
 
 
+@pytest.mark.parametrize(("rate_rps", "lost"), [(250.0, 0.0), (270.0, 0.1)])
+def test_after_a_burst_that_fills_all_queues_the_load_that_fits_is_answered_again(rate_rps: float, lost: float) -> None:
+    """Close to what full batches can carry: served at the last instant one by one, the queues would never drain."""
+    table = catalogue(("k", "l", "m", "n"), pools=("e", "f"))
+    w = world(table)
+    w.up("a", "b", "c")
+    w.up("d", "g", "h", pool="f")
+    n = 0
+    for name in table.applications:
+        n += arrivals(w, 1500.0, 0.0, 0.5, name, first=n)
+        n += arrivals(w, rate_rps, 0.5, 5.0, name, first=n)
+    w.play()
+    assert w.late == 0
+    assert sum(at > 1.5 for at, _ in w.rejects) <= lost * 4 * 3.5 * rate_rps
+
+
 @pytest.mark.parametrize("rate_rps", [20, 100, 250, 600])
 def test_with_enough_capacity_nobody_is_late_or_refused(rate_rps: int) -> None:
     w = world()
