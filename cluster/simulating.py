@@ -26,6 +26,7 @@ from deployments.runtimes import Runtime
 from planner import baselines
 from planner.catalogue import Catalogue
 from planner.controller import Controller, Settings
+from planner.dispatcher import Parts
 from planner.machines import ControllerMachine, Policy, RouterMachine
 from planner.profiles import LatencyCurve
 from planner.router import Limits, Router
@@ -41,7 +42,11 @@ def pliant(catalogue: Catalogue, settings: Settings, limits: Limits) -> tuple[Co
 
 
 def _fixed(policy: str) -> Policy:
-    return lambda catalogue, settings, limits: pliant(catalogue, replace(settings, policy=policy), limits)
+    """One variant an application: the look alone answers nothing."""
+    return lambda catalogue, settings, limits: (
+        Controller(catalogue, replace(settings, policy=policy)),
+        Router(catalogue, limits, Parts(short_circuit=False)),
+    )
 
 
 def policies() -> dict[str, Policy]:

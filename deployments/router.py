@@ -149,8 +149,9 @@ class RouterDriver:
         return seen
 
     def _sure(self, seen: Estimate) -> list[float | None]:
-        """θ_ŷ of each sample, where it may be answered by the look alone."""
-        if seen.sure is None or not self.house.config.router.short_circuit:
+        """θ_ŷ of each sample, where it may be answered by the look alone: not under a policy of one fixed variant."""
+        fixed = self._bulletin.status.get("policy", "pliant") != "pliant"
+        if seen.sure is None or fixed or not self.house.config.router.short_circuit:
             return [None] * len(seen.accuracy)
         return [float(sure) for sure in seen.sure]
 

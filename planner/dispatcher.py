@@ -31,6 +31,7 @@ class Parts:
     early_drop: bool = True  # a head that would cut short one batch after another is passed over
     revised: bool = True  # a batch's option is chosen anew when it starts
     taken_over: bool = True  # an idle device takes over what waits for another
+    short_circuit: bool = True  # the look alone answers where no unit can in time, or none is worth its time
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,7 +253,7 @@ class Router:
 
     def _refuse(self, request: Request, kind: Refusal, reason: str) -> Action:
         """No unit answers the request: what the SneakPeek model has seen does, where it may, else nothing."""
-        return self._peeked(request) if _short_circuits(request) else self._reject(request, kind, reason)
+        return self._peeked(request) if self._short_circuits(request) else self._reject(request, kind, reason)
 
     def _reject(self, request: Request, kind: Refusal, reason: str) -> Reject:
         self._forget(request.id)
@@ -261,6 +261,9 @@ class Router:
         tally.rejected += 1
         tally.violated += kind in ("deadline", "overload")
         return Reject(request, kind, reason)
+
+    def _short_circuits(self, request: Request) -> bool:
+        return self._parts.short_circuit and request.peek is not None and request.peek >= request.min_accuracy
 
     def _peeked(self, request: Request) -> ShortCircuit:
         self._forget(request.id)
@@ -283,7 +286,7 @@ class Router:
     def _bind(self, request: Request, now: float) -> list[Action]:
         """Let the request wait for the route that is best for it as things are; later it may be given another."""
         choice = self._choose(request, now)
-        cheaper = choice.in_time and _scarce(choice.route) and _short_circuits(request)
+        cheaper = choice.in_time and _scarce(choice.route) and self._short_circuits(request)
         if cheaper and request.priority * (request.peek or 0.0) >= choice.value:
             return [self._peeked(request)]
         self._wait(request, choice.route)
@@ -518,10 +521,6 @@ class Router:
 
 def _scarce(route: Route | None) -> bool:
     return route is not None and route.cost > DELAY
-
-
-def _short_circuits(request: Request) -> bool:
-    return request.peek is not None and request.peek >= request.min_accuracy
 
 
 def _fastest(catalogue: Catalogue, application: str) -> tuple[float, ...]:
