@@ -133,7 +133,8 @@ class Linear:
         status = highs.getModelStatus()
         if not integer and status != highspy.HighsModelStatus.kOptimal:
             raise RuntimeError(f"the linear program ended as '{highs.modelStatusToString(status)}'")
-        found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        # An LP's optimum may miss a row by a hair once it is scaled back, and is the optimum all the same.
+        found = not integer or info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
         objective = -float(info.objective_function_value) if found else -INFINITY
         bound = -float(info.mip_dual_bound) if integer else objective
         valid = solution.dual_valid

@@ -1,10 +1,8 @@
 """The router machine: requests wait by deadline for a route, and are bound to a device only when one is free."""
 
-import heapq
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import count
 
 from planner.batching import ServiceTimes, latency_table
 from planner.catalogue import Catalogue
@@ -30,12 +28,12 @@ from planner.events import (
 )
 from planner.fleet import Batch, Executor, Fleet
 from planner.prices import Prices
+from planner.queues import NEVER, Queues
 from planner.routes import Routes
 from planner.scheduler import DELAY, Choice, Route, choose, quickest, urgency
 from planner.variants import Device
 
 PEEK = "peek"  # the option of a short circuit, in counts and outcomes
-NEVER = float("inf")
 TAKE_OVER = 8  # waiting heads that an idle device considers taking over
 PASSED_OVER = "the time left is too short to share a batch, and alone it would make those behind it late"
 
@@ -81,12 +79,7 @@ class Router:
         self._routes = Routes(catalogue, self._fleet, self.times, self.prices)
         waiting = Waiting(limits.margin_s, limits.patience)
         self._dispatcher = Dispatcher(self.prices, waiting, self._parts)
-        self._bound: dict[int, Route | None] = {}  # where each request waits; None while no admissible route is up
-        self._homeless: dict[int, Request] = {}
-        self._queued = dict.fromkeys(catalogue.applications, 0)
-        self._timers: list[tuple[float, int, Route | Request]] = []  # a heap; those that have moved are left in it
-        self._numbers = count()
-        self._touched: dict[int, Route] = {}  # by identity: who waits there, or for what, has changed
+        self._queues = Queues(catalogue.applications)
         self._freed: dict[str, Executor] = {}
         self._attempts: dict[int, int] = {}
         self._alone: set[int] = set()  # requests whose batch failed: each is tried by itself
@@ -120,7 +113,7 @@ class Router:
                 actions = []
         actions += self._due(now)
         actions += self._serve(now)
-        wake = self._next()
+        wake = self._queues.next()
         if wake < NEVER:
             actions.append(WakeAt(wake))
         return actions
@@ -128,7 +121,7 @@ class Router:
     @property
     def queued(self) -> dict[str, int]:
         """Requests that wait, by application."""
-        return dict(self._queued)
+        return dict(self._queues.queued)
 
     @property
     def executors(self) -> dict[str, Executor]:
@@ -153,7 +146,7 @@ class Router:
         impossible = self._impossible(request)
         if impossible:
             return [self._reject(request, "bound", impossible)]
-        queued = self._queued[request.application]
+        queued = self._queues.queued[request.application]
         if queued >= self._limits.max_queued:
             return [self._refuse(request, "overload", f"{queued} requests of '{request.application}' wait already")]
         return self._bind(request, now)
@@ -175,8 +168,8 @@ class Router:
         return ""
 
     def _cancelled(self, request_id: int) -> list[Action]:
-        if request_id in self._bound:
-            self._leave_queue(request_id)
+        if request_id in self._queues:
+            self._queues.leave(request_id)
             self._forget(request_id)
         elif self._fleet.runs(request_id):
             self._gone.add(request_id)
@@ -231,10 +224,8 @@ class Router:
 
     def _devices_changed(self, now: float) -> None:
         """Requests without a route, or whose route is no more, look for another."""
-        homeless, self._homeless = list(self._homeless.values()), {}
-        for request in (*homeless, *self._routes.devices_changed()):
-            self._queued[request.application] -= 1
-            self._wait(request, self._choose(request, now).route)
+        for request in self._queues.turn_out(self._routes.devices_changed()):
+            self._queues.wait(request, self._choose(request, now).route)
 
     def _return_to_queue(self, batch: Batch, reason: str, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -248,7 +239,7 @@ class Router:
                 actions.append(self._refuse(request, "failed", f"{reason} (attempt {attempts})"))
             else:
                 self._attempts[request.id] = attempts
-                self._wait(request, self._choose(request, now).route)
+                self._queues.wait(request, self._choose(request, now).route)
         return actions
 
     def _refuse(self, request: Request, kind: Refusal, reason: str) -> Action:
@@ -277,7 +268,7 @@ class Router:
         self._alone.discard(request_id)
         self._gone.discard(request_id)
 
-    # -- who waits where ------------------------------------------------------------------------------------------
+    # -- which route ----------------------------------------------------------------------------------------------
 
     def _choose(self, request: Request, now: float, heads: Route | None = None) -> Choice:
         routes = self._routes.of(request.application)
@@ -289,59 +280,24 @@ class Router:
         cheaper = choice.in_time and _scarce(choice.route) and self._short_circuits(request)
         if cheaper and request.priority * (request.peek or 0.0) >= choice.value:
             return [self._peeked(request)]
-        self._wait(request, choice.route)
+        self._queues.wait(request, choice.route)
         return []
-
-    def _wait(self, request: Request, route: Route | None) -> None:
-        self._bound[request.id] = route
-        self._queued[request.application] += 1
-        if route is None:
-            self._homeless[request.id] = request
-            heapq.heappush(self._timers, (request.deadline, next(self._numbers), request))
-        else:
-            route.join(request)
-            self._touched[id(route)] = route
-
-    def _leave_queue(self, request_id: int) -> None:
-        """A single request does not wait any more."""
-        route = self._bound.pop(request_id)
-        if route is None:
-            self._queued[self._homeless.pop(request_id).application] -= 1
-            return
-        request = next(r for r in route.queue if r.id == request_id)
-        self._queued[request.application] -= 1
-        route.take((request,))
-        self._touched[id(route)] = route
-
-    def _take(self, requests: Iterable[Request]) -> None:
-        """These requests, of one application, do not wait any more."""
-        waited: dict[int, list[Request]] = defaultdict(list)
-        routes: dict[int, Route] = {}
-        for request in requests:
-            route = self._bound.pop(request.id)
-            assert route is not None  # they were found in a queue
-            routes[id(route)] = route
-            waited[id(route)].append(request)
-            self._queued[request.application] -= 1
-        for key, route in routes.items():
-            route.take(waited[key])
-            self._touched[key] = route
 
     # -- what is decided ------------------------------------------------------------------------------------------
 
     def _serve(self, now: float) -> list[Action]:
         """Let idle devices take what waits, as long as anything has changed for either."""
         actions: list[Action] = []
-        while self._freed or self._touched:
+        while self._freed or self._queues.touched:
             if self._freed:
                 _, executor = self._freed.popitem()
                 actions += self._feed(executor, now)
             else:
-                key, route = next(iter(self._touched.items()))
+                key, route = next(iter(self._queues.touched.items()))
                 actions += self._expire(route, now)
                 idle = route.idle() if route.queue and not self._dispatcher.holds(route, now) else None
                 if idle is None or not self._dispatch(route, idle, now, actions):
-                    self._touched.pop(key, None)
+                    self._queues.touched.pop(key, None)
                     self._arm(route, now)
         return actions
 
@@ -371,7 +327,7 @@ class Router:
             route.held_until = formed.until
             self._arm(route, now)
             return False
-        self._take(formed.batch)
+        self._queues.take(formed.batch)
         chosen = formed.route
         takes_s = chosen.table[len(formed.batch)] + chosen.overhead_s
         batch = self._fleet.start(
@@ -384,14 +340,14 @@ class Router:
 
     def _pass_over(self, formed: Formed, siblings: Iterable[Route]) -> list[Action]:
         """Those whom a batch leaves behind wait for a quicker route, if there is one."""
-        self._take(formed.passed_over)
+        self._queues.take(formed.passed_over)
         actions: list[Action] = []
         for request in formed.passed_over:
             other = quickest(request, siblings)
             if other is None or other is formed.route:
                 actions.append(self._refuse(request, "overload", PASSED_OVER))
             else:
-                self._wait(request, other)
+                self._queues.wait(request, other)
         return actions
 
     def _take_over(self, executor: Executor, now: float) -> bool:
@@ -412,8 +368,8 @@ class Router:
             choice = self._choose(head, now, route)
             better = choice.route
             if choice.in_time and better is not None and better.place is place and better.unit in units:
-                self._take((head,))
-                self._wait(head, better)
+                self._queues.take((head,))
+                self._queues.wait(head, better)
                 return True
         return False
 
@@ -447,8 +403,8 @@ class Router:
             choice = self._choose(head, now, route)
             if choice.route is route or choice.route is None or not choice.in_time:
                 break
-            self._take((head,))
-            self._wait(head, choice.route)
+            self._queues.take((head,))
+            self._queues.wait(head, choice.route)
 
     def _expire(self, route: Route, now: float) -> list[Action]:
         """Refuse those at the head whom no route could answer in time any more, even if its devices were free."""
@@ -457,11 +413,11 @@ class Router:
             head = route.queue[0]
             routes = self._routes.of(head.application)
             if self._routes.expiry(head) <= now:
-                self._take((head,))
+                self._queues.take((head,))
                 actions.append(self._too_late(head, now))
             elif now > route.last_start(head) and (other := quickest(head, routes)) is not route and other is not None:
-                self._take((head,))
-                self._wait(head, other)
+                self._queues.take((head,))
+                self._queues.wait(head, other)
             else:
                 break
         return actions
@@ -481,42 +437,28 @@ class Router:
 
     def _arm(self, route: Route, now: float) -> None:
         """Set the instant at which the head of a queue is looked at again."""
-        if not route.queue:
-            route.timer = NEVER
-            return
-        head = route.queue[0]
-        if now < route.held_until:  # a device is idle, and the batch grows
-            instant = min(route.held_until, self._routes.expiry(head))
-        else:
-            instant = min(self._routes.expiry(head), route.look_again(head, now, self._limits.margin_s))
-        if instant != route.timer:
-            route.timer = instant
-            heapq.heappush(self._timers, (instant, next(self._numbers), route))
+        instant = NEVER
+        if route.queue:
+            head = route.queue[0]
+            instant = self._routes.expiry(head)
+            if now < route.held_until:  # a device is idle, and the batch grows
+                instant = min(instant, route.held_until)
+            else:
+                instant = min(instant, route.look_again(head, now, self._limits.margin_s))
+        self._queues.arm(route, instant)
 
     def _due(self, now: float) -> list[Action]:
         """Look again at every head whose instant has come."""
         actions: list[Action] = []
-        while self._timers and self._timers[0][0] <= now:
-            instant, _, whose = heapq.heappop(self._timers)
+        for whose in self._queues.due(now):
             if isinstance(whose, Request):
-                if whose.id in self._homeless:
-                    self._leave_queue(whose.id)
-                    actions.append(self._too_late(whose, now))
-            elif whose.timer == instant:
-                whose.timer = NEVER
+                self._queues.leave(whose.id)
+                actions.append(self._too_late(whose, now))
+            else:
                 actions += self._expire(whose, now)
                 self._reconsider(whose, now)
-                self._touched[id(whose)] = whose
+                self._queues.touched[id(whose)] = whose
         return actions
-
-    def _next(self) -> float:
-        """The next instant at which somebody is to be looked at again."""
-        while self._timers:
-            instant, _, whose = self._timers[0]
-            if (whose.id in self._homeless) if isinstance(whose, Request) else whose.timer == instant:
-                return instant
-            heapq.heappop(self._timers)
-        return NEVER
 
 
 def _scarce(route: Route | None) -> bool:
