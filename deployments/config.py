@@ -72,7 +72,7 @@ class PlannerConfig:
 
     period_s: float = 10.0
     time_limit_s: float = 1.0
-    utilisation: float = 0.75
+    utilisation: float = 0.9
     violations: float = 0.01  # of requests that may be late or refused; 0 keeps `utilisation` as it is
     overhead_s: float = 0.03  # of HTTP, router and transport, outside the device
     policy: str = "pliant"  # or "best", "cheapest": one fixed variant per application, for comparison
