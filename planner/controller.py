@@ -122,7 +122,7 @@ class Controller:
     def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
         self._catalogue = catalogue
         self._settings = settings
-        self._policy = settings.policy
+        self._policy = self._planned_by = settings.policy
         self._demand = {name: Demand() for name in catalogue.applications}
         self._headroom = Headroom(settings.utilisation, settings.violations)
         self._accuracy = dict(catalogue.accuracy)
@@ -161,7 +161,8 @@ class Controller:
     @property
     def settled(self) -> bool:
         """Whether exactly what is wanted is up, under a plan by the present policy."""
-        return self.plan is not None and not self._pending and self._up == self._wanted
+        by_policy = self.plan is not None and self._planned_by == self._policy
+        return by_policy and not self._pending and self._up == self._wanted
 
     def handle(self, event: ControllerEvent, now: float) -> list[ControllerAction]:
         """React to one event."""
@@ -278,6 +279,7 @@ class Controller:
         if problem is None or self._pending:  # made for a cluster or a policy that is no more
             return []
         self.replans += 1
+        self._planned_by = self._policy
         wanted, placed = self._placed(problem, solved)
         kept = self._kept(problem, solved, wanted)
         if kept is not None:

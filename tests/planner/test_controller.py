@@ -218,6 +218,16 @@ def test_a_new_policy_is_planned_for_and_reached() -> None:
     assert all(now["k"] for now in c.answered[40:]), "an application was without a unit that is up"
 
 
+def test_nothing_is_settled_while_the_plan_for_a_new_policy_is_being_made() -> None:
+    c = cluster().play(8.0)
+    assert c.controller.settled
+    c.dead_solver = True
+    c.tell(PolicySet("cheapest"))
+    c.play(1.0)
+    assert c.unsolved
+    assert not c.controller.settled
+
+
 def test_the_same_policy_again_is_no_reason_to_plan() -> None:
     c = cluster().play(8.0)
     solves = len(c.solves)
