@@ -145,7 +145,7 @@ def words(result: Result) -> str:
 def test_plan_explains_what_binds_and_what_would_help(profiled: Path) -> None:
     result = pliant("plan", str(profiled), "-d", "toy=1e9", "--explain")
     assert result.exit_code == 0, result.output
-    assert "device time edge 1.50 of 1.50 devices at work" in words(result)
+    assert "device time edge 1.80 of 1.80 devices at work" in words(result)
     assert re.search(r"one more edge \+[\d.]+/s", words(result))
     assert "10 ms more for toy" in words(result)
     assert "toy nothing 1.00 refused" in words(result)
