@@ -136,7 +136,7 @@ def recorded(house: House, name: str, x: NDArray[np.generic], y: NDArray[np.int6
     cache = Path(house.config.profiles) / "recordings" / f"{name}.parquet"
     try:
         return load_recording(cache, options, samples=digest.hexdigest())
-    except RecordingError:
+    except RecordingError:  # none yet, or of other samples or models: made anew below
         pass
     manifest = house.manifests[name]
     answered = [answer(Runtime(path, manifest, PoolConfig()), x) for path in paths]
