@@ -261,11 +261,6 @@ class Fleet:
         """Whether a device that holds anything waits for work."""
         return any(place.load.busy < place.load.devices for place in self.places.values())
 
-    def busy(self) -> float:
-        """The fraction at work of the devices that can work; one that holds nothing yet cannot."""
-        devices = sum(place.load.devices for place in self.places.values())
-        return sum(place.load.busy for place in self.places.values()) / devices if devices else 0.0
-
     def needed(self) -> float:
         """The fraction of all devices that the batches under way would need if all were as large as planned."""
         devices = sum(place.load.devices for place in self.places.values())
