@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
@@ -211,28 +210,6 @@ def load(path: str | Path) -> Workload:
         column = column.dictionary_encode()
     instant, sample = table["instant"].to_numpy(), table["sample"].to_numpy()
     return Workload(tuple(column.dictionary.to_pylist()), instant, column.indices.to_numpy().astype(np.int64), sample)
-
-
-def read_trace(path: str | Path, column: str | None = None) -> Floats:
-    """Instants of a CSV or Parquet file of timestamps, in order, in seconds from the first.
-
-    Numbers are seconds; dates and times are themselves. `column` is needed where there are several.
-    """
-    table = _read_table(Path(path))
-    name = column or (table.column_names[0] if table.num_columns == 1 else "timestamp")
-    if name not in table.column_names:
-        raise WorkloadError(f"{path}: no column '{name}'; give one of {', '.join(table.column_names)}")
-    values = table[name]
-    if pa.types.is_temporal(values.type) and values.null_count < len(values):
-        nanoseconds = pc.cast(pc.cast(values, pa.timestamp("ns")), pa.int64())
-        values = pc.cast(pc.subtract(nanoseconds, pc.min(nanoseconds)), pa.float64(), safe=False)
-        values = pc.divide(values, 1e9)
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-        raise WorkloadError(f"{path}: column '{name}' is {values.type}; give seconds, or dates and times")
-    instants = np.sort(pc.cast(values, pa.float64()).to_numpy())
-    if not len(instants) or not np.isfinite(instants).all():
-        raise WorkloadError(f"{path}: column '{name}' is empty, or holds gaps or values that are not finite")
-    return np.asarray(instants - instants[0], np.float64)
 
 
 def _read_table(path: Path) -> pa.Table:

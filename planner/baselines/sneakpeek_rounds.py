@@ -1,6 +1,6 @@
 """SneakPeek's scheduling rounds as pure functions: utility, priority, grouping, and the searches for a schedule.
 
-Wolfrath et al., SoCC 2025; formulas from the authors' code (facts: sneakpeek.md, §1–§4), written anew. A round is given
+Wolfrath et al., SoCC 2025; formulas from the authors' code, written anew. A round is given
 requests and lanes (devices with the work already bound to them) and appends jobs to the lanes.
 """
 

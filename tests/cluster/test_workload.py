@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import workload
-from cluster.workload import SHAPES, Rate, Workload, WorkloadError, draw, load, read_trace, rescale, save
+from cluster.workload import SHAPES, Rate, Workload, WorkloadError, draw, load, rescale, save
 
 SAMPLES = {"digits": 50, "animals": 7}
 
@@ -94,17 +94,6 @@ def test_a_workload_comes_back_from_its_file(tmp_path: Path) -> None:
         assert np.array_equal(getattr(made, name), getattr(again, name))
 
 
-def test_traces_are_read_from_seconds_and_from_dates(tmp_path: Path) -> None:
-    (tmp_path / "dates.csv").write_text("timestamp,size\n2024-01-01 00:00:02,1\n2024-01-01 00:00:00,1\n")
-    (tmp_path / "fine.csv").write_text("TIMESTAMP\n2024-01-01 00:00:00.2500000\n2024-01-01 00:00:01.5\n")
-    (tmp_path / "numbers.csv").write_text("t\n7\n5\n5.5\n")
-    pq.write_table(pa.table({"when": [3, 1]}), tmp_path / "t.parquet")
-    assert read_trace(tmp_path / "dates.csv").tolist() == [0, 2]
-    assert read_trace(tmp_path / "fine.csv").tolist() == pytest.approx([0, 1.25])
-    assert read_trace(tmp_path / "numbers.csv").tolist() == [0, 0.5, 2]
-    assert read_trace(tmp_path / "t.parquet", "when").tolist() == [0, 2]
-
-
 @pytest.mark.parametrize(("rate", "time"), [(1, 1), (0.3, 1), (2.5, 1), (1, 0.1), (1, 3), (4, 0.5)])
 def test_a_rescaled_trace_has_the_duration_and_rate_asked(rate: float, time: float) -> None:
     trace = workload.constant(100, 100).arrivals(rng())
@@ -121,10 +110,6 @@ def test_an_unscaled_trace_is_itself() -> None:
 
 
 def test_what_cannot_be_is_refused_with_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "two.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "words.csv").write_text("timestamp\nnoon\n")
-    (tmp_path / "empty.csv").write_text("timestamp\n")
-    (tmp_path / "odd.parquet").write_text("not parquet")
     pq.write_table(pa.table({"t": [1]}), tmp_path / "t.parquet")
     one, index = np.zeros(1), np.zeros(1, np.int64)
     for call, message in [
@@ -140,11 +125,6 @@ def test_what_cannot_be_is_refused_with_its_reason(tmp_path: Path) -> None:
         (lambda: Workload(("a",), one, index, index - 1), "sample index -1"),
         (lambda: Workload(("a",), one - 1, index, index), "0 or more"),
         (lambda: Workload(("a",), one, index[:0], index), "1 instants, 0 applications"),
-        (lambda: read_trace(tmp_path / "none.csv"), "no such file"),
-        (lambda: read_trace(tmp_path / "two.csv"), "no column 'timestamp'; give one of a, b"),
-        (lambda: read_trace(tmp_path / "words.csv"), "give seconds, or dates"),
-        (lambda: read_trace(tmp_path / "empty.csv"), "give seconds|is empty"),
-        (lambda: read_trace(tmp_path / "odd.parquet"), "neither CSV"),
         (lambda: load(tmp_path / "t.parquet"), "columns are t"),
         (lambda: rescale(one, rng(), 0), "must be positive"),
     ]:

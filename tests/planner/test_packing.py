@@ -1,18 +1,17 @@
 """Counts become devices: memory holds on each, as little moves as can, and the load fits the devices named."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from benchmarks.instances import Size, random_problem
 from planner.grouping import Group, merged
 from planner.naming import Cluster
 from planner.offers import offers
-from planner.packing import pack, solve_packed
+from planner.packing import solve_packed
 from planner.patterns import all_patterns
 from planner.plans import Plan, Problem
 from planner.program import solve
@@ -32,66 +31,9 @@ def named(pools: tuple[Pool, ...]) -> tuple[Device, ...]:
     return tuple(Device(f"{pool.name}.{i}", pool.name) for pool in pools for i in range(pool.devices))
 
 
-def every_packing(
-    counts: Mapping[str, int], devices: tuple[Device, ...], memory: Mapping[str, int], capacity: int
-) -> Iterator[Placed]:
-    """All ways to place the counts that respect memory."""
-    choices = [list(itertools.combinations([d.name for d in devices], n)) for n in counts.values()]
-    for hosts in itertools.product(*choices):
-        placed = {d.name: tuple(u for u, on in zip(counts, hosts, strict=True) if d.name in on) for d in devices}
-        if all(sum(memory[u] for u in units) <= capacity for units in placed.values()):
-            yield placed
-
-
 def moves(placed: Placed, loaded: Held) -> int:
     """Copies that must be loaded anew."""
     return sum(unit not in loaded.get(name, frozenset()) for name, units in placed.items() for unit in units)
-
-
-@st.composite
-def packings(draw: st.DrawFn) -> tuple[dict[str, int], Pool, dict[str, int], dict[str, frozenset[str]]]:
-    """Counts, a pool that they may or may not fit, memory by unit, and something loaded that fits."""
-    pool = Pool("p", draw(st.integers(1, 4)), 10)
-    memory = {f"u{i}": draw(st.integers(1, 7)) for i in range(draw(st.integers(1, 4)))}
-    counts = {unit: draw(st.integers(0, pool.devices)) for unit in memory}
-    loaded = {}
-    for device in named((pool,)):
-        units = draw(st.sets(st.sampled_from(sorted(memory))))
-        loaded[device.name] = frozenset(units) if sum(memory[u] for u in units) <= 10 else frozenset()
-    return counts, pool, memory, loaded
-
-
-@settings(parent=few, max_examples=300)
-@given(packings())
-def test_packs_what_can_be_packed_with_the_fewest_moves(
-    case: tuple[dict[str, int], Pool, dict[str, int], dict[str, frozenset[str]]],
-) -> None:
-    counts, pool, memory, loaded = case
-    devices = named((pool,))
-    placed = pack({("p", unit): n for unit, n in counts.items()}, [pool], devices, memory, loaded)
-    ways = list(every_packing(counts, devices, memory, 10))
-    assert (placed is None) == (not ways)
-    if placed is not None:
-        assert {name: set(units) for name, units in placed.items()} in [{n: set(u) for n, u in w.items()} for w in ways]
-        assert moves(placed, loaded) == min(moves(way, loaded) for way in ways)
-
-
-def test_what_is_loaded_stays_although_another_device_has_more_room() -> None:
-    pool = Pool("p", 2, 10)
-    placed = pack({("p", "a"): 1}, [pool], named((pool,)), {"a": 5}, {"p.1": frozenset({"a"})})
-    assert placed == {"p.0": (), "p.1": ("a",)}
-
-
-def test_busy_units_are_spread_over_the_devices() -> None:
-    pool = Pool("p", 2, 10)
-    counts = {("p", "a"): 1, ("p", "b"): 1}
-    placed = pack(counts, [pool], named((pool,)), {"a": 1, "b": 1}, {}, busy=dict.fromkeys(counts, 0.5))
-    assert placed is not None
-    assert sorted(placed.values()) == [("a",), ("b",)]
-
-
-def test_copies_of_an_unknown_pool_are_not_packed() -> None:
-    assert pack({("q", "a"): 1}, [Pool("p", 1, 10)], (Device("p.0", "p"),), {"a": 1}, {}) is None
 
 
 def fragmented() -> Problem:

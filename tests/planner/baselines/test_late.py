@@ -67,7 +67,7 @@ def test_a_free_device_too_slow_for_the_head_serves_those_behind_it() -> None:
     assert [reject.request.id for _, reject in stage.rejects] == [1]
 
 
-# -- SneakPeek: the authors' fall-detection profiles (facts: sneakpeek.md, §2) ----------------------------------------
+# -- SneakPeek: the authors' fall-detection profiles ----------------------------------------
 
 RECALL = {
     "s": (0.992095, 0.607143),
