@@ -29,7 +29,7 @@ from planner.profiles import LatencyCurve
 from planner.router import Limits, Router
 
 ALL = 64  # units that fit a device where all are to be resident: more than there are
-SOLVE_S = 0.1  # limit of a solve, so that plans do not take most of the time
+SOLVE_S = 1.0  # limit of a solve, as `planner.time_limit_s` has it where nobody says otherwise
 NOISE = 1.1  # 95th percentile of service times over their median, where they vary; the profiles' p90/p50 is 1.01
 WITHOUT = "pliant without "  # and the name of a part
 PLACED = "placed "  # a rival's router on the devices that our controller fills

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cluster.asking import plan
 from cluster.playing import simulate
 from cluster.replaying import replay_command
-from cluster.terminal import CONFIG, FILE, console, known_errors, pairs
+from cluster.terminal import CONFIG, FILE, PNG, console, known_errors
 from cluster.workload import SHAPES
 from deployments.config import ConfigError
 from planner.plans import POLICIES
@@ -179,9 +180,25 @@ main.add_command(plan)
 )
 @click.option("--trace", type=FILE, help="CSV or Parquet of timestamps, squeezed to --seconds with a mean of --rate")
 @click.option("--workload", type=FILE, help="play this recorded workload (`demo` leaves one) instead of --rate")
-@click.option("--seconds", type=click.FloatRange(1), default=30.0, show_default=True, help="length of the load")
+@click.option(
+    "--closed", type=click.IntRange(1), metavar="N", help="closed loop: N connections, each waits for its answer"
+)
+@click.option(
+    "--sweep", metavar="RATES", help="FROM:TO:COUNT or a list: each rate for --seconds, and the highest good one"
+)
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=30.0, show_default=True, help="length of the load, or of each rate"
+)
+@click.option(
+    "--warm-up", type=click.FloatRange(0), help="seconds before, not counted [default: 2 with --closed or --sweep]"
+)
 @click.option("--cv", type=click.FloatRange(0.1), default=1.0, show_default=True, help="of the gaps; 1 is Poisson")
 @click.option("--seed", type=int, default=1, show_default=True, help="of arrivals and samples")
+@click.option("--grpc", is_flag=True, help="over gRPC, at `grpc: {port}` of CONFIG")
+@click.option("--url", help="another address of the cluster: http://, https://, grpc:// or grpcs://HOST:PORT")
+@click.option("--token", envvar="PLIANT_TOKEN", help="sent as a bearer token [default: $PLIANT_TOKEN]")
+@click.option("--ca", type=FILE, help="PEM file of the authority that signed the server's certificate")
+@click.option("--connections", type=click.IntRange(1), default=512, show_default=True, help="at most, of an open loop")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -189,42 +206,30 @@ main.add_command(plan)
     show_default=True,
     help="every request's outcome",
 )
+@click.option("--picture", "png", type=PNG, help="draw rates and latency percentiles as a PNG")
 @known_errors
-def load(
-    config: Path,
-    rate: tuple[str, ...],
-    shape: str,
-    trace: Path | None,
-    workload: Path | None,
-    seconds: float,
-    cv: float,
-    seed: int,
-    out: Path,
-) -> None:
-    """Play an open-loop labelled load against a running cluster and record every outcome.
+def load(config: Path, out: Path, png: Path | None, **asked: Any) -> None:
+    """Put labelled load on a running cluster and record every outcome.
 
-    Requests are sent at their intended times whatever has come back, and latency counts from there.
+    An open loop sends requests at their intended times whatever has come back, and latency counts from there, so that a
+    server that stalls cannot hide it. A closed loop finds what a server does at full tilt; a sweep the highest rate
+    at which 99 % of every application's requests are answered within its SLO (refused ones are not).
+
+    \b
+    pliant load cluster.yaml -r digits=50                        30 s of Poisson arrivals
+    pliant load cluster.yaml -r digits=80 -r faces=20 --shape burst --picture load.png
+    pliant load cluster.yaml -r digits=200 --trace day.csv       a trace's shape, with a mean of 200/s
+    pliant load cluster.yaml --closed 64 --seconds 10            64 connections, always busy
+    pliant load cluster.yaml --sweep 100:2000:8 --seconds 10     eight rates, spread over all applications
+    pliant load cluster.yaml --sweep 50,100 -r digits=3 -r faces=1     three of four requests to digits
+    pliant load cluster.yaml -r digits=50 --grpc                 the same over gRPC
+
+    With --closed and --sweep, --rate only says how requests are shared among the applications.
     """
-    from cluster.loading import run_load, targets_of, workload_of
-    from cluster.metrics import summarise
-    from cluster.report import comparison
-    from cluster.traces import Load
-    from cluster.workload import load as read_workload
+    from cluster.loading import loaded, save
     from deployments.config import load_config
 
-    loaded = load_config(config)
-    if workload is not None:
-        played, title = read_workload(workload), workload.stem
-    else:
-        rates = pairs(rate, list(loaded.applications), "--rate")
-        played = workload_of(Load(rates, seconds, seed, shape, cv, trace), targets_of(loaded))
-        title = trace.stem if trace is not None else f"{shape} load"
-    outcomes = run_load(loaded, played, title, console)
-    if not len(outcomes):
-        raise KeyboardInterrupt
-    outcomes.save(out)
-    console.print(comparison({"load": summarise(outcomes)}))
-    console.print(f"outcomes: {out}   picture: pliant report {out} --picture report.png")
+    save(loaded(load_config(config), asked, console), out, png, console)
 
 
 main.add_command(simulate)

@@ -44,12 +44,20 @@ def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     clear_targets(APPLICATION)
     serve.start(
-        proxy_location="HeadOnly",
+        proxy_location="Disabled" if config.http.ingress in ("auto", "direct") else "HeadOnly",
         http_options={"host": config.http.host, "port": config.http.port, "request_timeout_s": None},
+        grpc_options=_grpc(config),
         logging_config={"enable_access_log": False},
     )
     application = build(BuildArgs(config=config_path))
     serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
+
+
+def _grpc(config: ClusterConfig) -> dict[str, Any] | None:
+    """What Ray Serve's own gRPC proxy is told, where it is to bring requests in; it listens on all addresses."""
+    if config.grpc.port is None or config.http.ingress in ("auto", "direct"):
+        return None
+    return {"port": config.grpc.port, "grpc_servicer_functions": ["deployments.grpc_service.add_to_server"]}
 
 
 def base_url(config: ClusterConfig) -> str:

@@ -1,31 +1,46 @@
-"""The open-loop load generator: every request leaves at its intended instant, whatever has come back by then.
+"""Labelled load for Pliant: a workload to requests, their answers to outcomes. `cluster.engine` sends them.
 
-Bodies are encoded before the run, and only the label is asked for. It costs 0.15 to 0.25 ms of CPU per request, aiohttp
-included (with httpx: about 1 ms), so that 1000 requests/s take a sixth of a core from the server under test.
+Requests are encoded before the run, and only the label is asked for. Answers are read after the run, so that it costs
+the server under test as little as can be; only with `on_outcome` each is read as it comes.
 """
 
-import asyncio
 import math
 import operator
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, urlsplit
 
-import aiohttp
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from cluster.engine import (
+    CONNECTIONS,
+    REFUSALS,
+    Answer,
+    Closed,
+    End,
+    Load,
+    Open,
+    Requests,
+    Server,
+    http_request,
+    send_grpc,
+    send_http,
+)
 from cluster.outcomes import Outcome, Outcomes, Status
 from cluster.workload import Workload
+from deployments.client import decode_message, encode_message
 from deployments.codec import decode_response, encode_request
 from deployments.config import Manifest
-from deployments.protocol import LABEL, InferRequest, Output, WireError
+from deployments.protocol import LABEL, InferRequest, InferResponse, Output, WireError
 
-REFUSALS = (429, 503, 504)  # the server says no on purpose; anything else but 200 is an error
-CONNECTIONS = 512  # at once; when they are all busy, requests wait, and their latency counts on
-IDLE_S = 2.0  # connections are dropped sooner than uvicorn does (5 s), or a request meets one that is closing
+PORTS = {"http": 8000, "https": 443, "grpc": 8001, "grpcs": 443}
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class LoadError(ValueError):
@@ -44,13 +59,165 @@ class Target:
     priority: float = 1.0
 
 
-class Reply(NamedTuple):
-    """The server's answer as it came, or why there is none (status 0)."""
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server by its URL: http, https, grpc or grpcs; `token` goes along as a bearer token."""
 
-    status: int
-    body: bytes
-    headers: Mapping[str, str]
-    error: str = ""
+    scheme: Literal["http", "https", "grpc", "grpcs"]
+    host: str
+    port: int
+    path: str = ""  # before /v2
+    token: str | None = None
+    ca: str | None = None  # file of the authority that signed the server's certificate; default: the system's
+
+    @classmethod
+    def of(cls, url: str, token: str | None = None, ca: str | None = None) -> "Address":
+        """Read a URL; LoadError says what is wrong with it."""
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in PORTS or not parts.hostname:
+            raise LoadError(f"'{url}' is no server: write http://, https://, grpc:// or grpcs://, and host:port")
+        port = parts.port or PORTS[parts.scheme]
+        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), token, ca)  # type: ignore[arg-type]  # of PORTS
+
+    @property
+    def grpc(self) -> bool:
+        """Whether it speaks gRPC."""
+        return self.scheme.startswith("grpc")
+
+    @property
+    def server(self) -> Server:
+        """As the engine knows it."""
+        tls = ssl.create_default_context(cafile=self.ca) if self.scheme in ("https", "grpcs") else None
+        metadata = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        pem = Path(self.ca).read_bytes() if self.ca else None
+        return Server(self.host, self.port, tls, metadata=metadata, ca_pem=pem)
+
+
+OnOutcome = Callable[[Outcome], None]
+
+
+def send_load(
+    url: str | Address,
+    workload: Workload,
+    targets: Mapping[str, Target],
+    on_outcome: OnOutcome | None = None,
+    connections: int = CONNECTIONS,
+) -> Outcomes:
+    """Send `workload` to the server at `url` (http, https, grpc, grpcs) and wait for what comes of it.
+
+    Returns one outcome per request, in order. After Ctrl-C those of the requests sent until then, so that there are
+    fewer than `len(workload)`. `on_outcome` is called with each outcome as it comes, on the event loop.
+
+    Raises:
+        LoadError: a target is missing, or has fewer samples than the workload asks for.
+    """
+    return _Labelled(url, workload, targets, on_outcome).send(Open(workload.instant, connections))
+
+
+def send_closed(
+    url: str | Address,
+    workload: Workload,
+    targets: Mapping[str, Target],
+    closed: Closed,
+    on_outcome: OnOutcome | None = None,
+) -> Outcomes:
+    """Send what `workload` asks, in its order and over and over, `closed.connections` requests at a time.
+
+    Its instants are not looked at: an outcome's intended instant is when its request was sent. Raises as `send_load`.
+    """
+    return _Labelled(url, workload, targets, on_outcome).send(closed)
+
+
+class _Labelled:
+    """The requests of a workload as bytes, and the reading of their answers."""
+
+    def __init__(
+        self, url: str | Address, workload: Workload, targets: Mapping[str, Target], on_outcome: OnOutcome | None
+    ) -> None:
+        self._address = Address.of(url) if isinstance(url, str) else url
+        self._names = workload.applications
+        self._targets = _check(workload, targets)
+        self._application, self._sample = workload.application.tolist(), workload.sample.tolist()
+        self._on_outcome = on_outcome
+        self._ends: list[End] = []
+        self._outcomes: dict[int, Outcome] = {}
+
+    def send(self, load: Load) -> Outcomes:
+        """Send it, and read what came back."""
+        requests, server = self._requests(), self._address.server
+        on_end = self._ends.append if self._on_outcome is None else self._tell
+        if self._address.grpc:
+            send_grpc(server, METHOD, requests, load, on_end=on_end)
+        else:
+            send_http(server, requests, load, on_end=on_end)
+        for end in self._ends:
+            self._outcomes[end.request] = self._outcome(end)
+        return Outcomes.of(self._outcomes[index] for index in sorted(self._outcomes))
+
+    def _tell(self, end: End) -> None:
+        assert self._on_outcome is not None
+        outcome = self._outcomes[end.request] = self._outcome(end)
+        self._on_outcome(outcome)
+
+    def _requests(self) -> Requests:
+        """The bytes of each sample that will be asked, encoded once."""
+        places: dict[tuple[int, int], int] = {}
+        which = [places.setdefault(asked, len(places)) for asked in zip(self._application, self._sample, strict=True)]
+        encode = self._message if self._address.grpc else self._http
+        raw = [encode(application, sample) for application, sample in places]
+        timeout_s = np.array([target.slo_s * 4 + 5 for target in self._targets])
+        application = np.array(self._application, np.int64)
+        return Requests(raw, np.array(which, np.int64), timeout_s[application])
+
+    def _http(self, application: int, sample: int) -> bytes:
+        target, address = self._targets[application], self._address
+        body, headers = encode_request(_request(target, sample), target.manifest)
+        if address.token:
+            headers["authorization"] = f"Bearer {address.token}"
+        path = f"{address.path}/v2/models/{quote(self._names[application], safe='')}/infer"
+        return http_request("POST", f"{address.host}:{address.port}", path, headers, body)
+
+    def _message(self, application: int, sample: int) -> bytes:
+        target = self._targets[application]
+        return encode_message(_request(target, sample), self._names[application], target.manifest.input)
+
+    def _outcome(self, end: End) -> Outcome:
+        place = end.request % len(self._application)  # a closed loop goes round
+        application, sample = self._application[place], self._sample[place]
+        target, read = self._targets[application], self._read(end.answer)
+        status: Status = "rejected" if end.answer.status in REFUSALS else "error"
+        if read.label >= 0:
+            status = "ok" if end.finished - end.intended <= target.slo_s else "late"
+        return Outcome(
+            application=self._names[application],
+            sample=sample,
+            label=int(target.y[sample]),
+            intended=end.intended,
+            sent=end.sent,
+            finished=end.finished,
+            status=status,
+            http_status=end.answer.status,
+            error=read.error,
+            answered=read.label,
+            variant=read.variant,
+            pool=read.pool,
+            expected_accuracy=read.expected_accuracy,
+            deadline_s=target.slo_s,
+            emulated=read.emulated,
+            router_s=read.router_s,
+        )
+
+    def _read(self, answer: Answer) -> "_Answer":
+        if answer.status != 200:
+            return _Answer(answer.error or _error(answer))
+        try:
+            if self._address.grpc:
+                response = decode_message(answer.body)
+            else:
+                response = decode_response(answer.body, _headers(answer.head))
+            return _of(response)
+        except (WireError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            return _Answer(f"not an answer of the protocol: {error!r}")
 
 
 class _Answer(NamedTuple):
@@ -63,134 +230,17 @@ class _Answer(NamedTuple):
     router_s: float = math.nan
 
 
-class _Body(NamedTuple):
-    content: bytes
-    headers: dict[str, str]
-
-
-OnOutcome = Callable[[Outcome], None]
-
-
-def send_load(
-    url: str,
-    workload: Workload,
-    targets: Mapping[str, Target],
-    on_outcome: OnOutcome | None = None,
-    connections: int = CONNECTIONS,
-) -> Outcomes:
-    """Send `workload` to the server at `url` and wait for what comes of it.
-
-    Returns one outcome per request, in order. After Ctrl-C those of the requests sent until then, so that there are
-    fewer than `len(workload)`.
-
-    Raises:
-        LoadError: a target is missing, or has fewer samples than the workload asks for.
-    """
-    generator = LoadGenerator(url, workload, targets, on_outcome, connections)
-    return asyncio.run(generator.run())
-
-
-class LoadGenerator:
-    """One run of a workload; `on_outcome` is called with each outcome as it comes, on the event loop."""
-
-    def __init__(
-        self,
-        url: str,
-        workload: Workload,
-        targets: Mapping[str, Target],
-        on_outcome: OnOutcome | None = None,
-        connections: int = CONNECTIONS,
-    ) -> None:
-        self._workload = workload
-        self._targets = _check(workload, targets)
-        self._urls = [f"{url.rstrip('/')}/v2/models/{quote(name, safe='')}/infer" for name in workload.applications]
-        self._bodies = _encode(workload, self._targets)
-        self._on_outcome = on_outcome
-        self._connections = connections
-        self._sent = np.full(len(workload), np.nan)
-        self._outcomes: list[Outcome | None] = [None] * len(workload)
-        self._start = math.nan
-
-    async def run(self) -> Outcomes:
-        """Send everything; when cancelled, stop at once and return what there is."""
-        loop = asyncio.get_running_loop()
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
-        no_timeout = aiohttp.ClientTimeout(total=None, sock_connect=None)
-        jar = aiohttp.DummyCookieJar()
-        async with aiohttp.ClientSession(connector=connector, timeout=no_timeout, cookie_jar=jar) as session:
-            slots = asyncio.Semaphore(self._connections)
-            tasks: set[asyncio.Task[None]] = set()
-            self._start = loop.time()
-            try:
-                for index, instant in enumerate(self._workload.instant.tolist()):
-                    wait_s = self._start + instant - loop.time()
-                    if wait_s > 0:
-                        await asyncio.sleep(wait_s)
-                    elif index % 64 == 0:
-                        await asyncio.sleep(0)  # behind time: answers must be read all the same
-                    task = loop.create_task(self._ask(index, session, slots))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
-                await asyncio.gather(*tasks)
-            except asyncio.CancelledError:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        return Outcomes.of(outcome for outcome in self._outcomes if outcome is not None)
-
-    async def _ask(self, index: int, session: aiohttp.ClientSession, slots: asyncio.Semaphore) -> None:
-        """One request, from its intended instant to its outcome; whatever happens, it has one."""
-        application = int(self._workload.application[index])
-        timeout_s = self._target(index).slo_s * 4 + 5
-        reply = Reply(0, b"", {}, "interrupted before an answer came")
-        try:
-            async with asyncio.timeout_at(self._start + self._workload.instant[index] + timeout_s), slots:
-                self._sent[index] = self._now()
-                reply = await _post(session, self._urls[application], self._bodies[application][self._sample(index)])
-        except TimeoutError:
-            why = "no answer" if self._sent[index] == self._sent[index] else f"all {self._connections} connections busy"
-            reply = Reply(0, b"", {}, f"{why} for {timeout_s:g} s")
-        except Exception as error:  # whatever a server provokes, its request has an outcome
-            reply = Reply(0, b"", {}, f"{type(error).__name__}: {error}")
-        finally:  # a cancelled one too
-            self._finish(index, reply)
-
-    def _finish(self, index: int, reply: Reply) -> None:
-        target, intended, finished = self._target(index), float(self._workload.instant[index]), self._now()
-        answer = _read(reply)
-        status: Status = "rejected" if reply.status in REFUSALS else "error"
-        if answer.label >= 0:
-            status = "ok" if finished - intended <= target.slo_s else "late"
-        outcome = Outcome(
-            application=self._workload.applications[int(self._workload.application[index])],
-            sample=self._sample(index),
-            label=int(target.y[self._sample(index)]),
-            intended=intended,
-            sent=float(self._sent[index]),
-            finished=finished,
-            status=status,
-            http_status=reply.status,
-            error=answer.error,
-            answered=answer.label,
-            variant=answer.variant,
-            pool=answer.pool,
-            expected_accuracy=answer.expected_accuracy,
-            deadline_s=target.slo_s,
-            emulated=answer.emulated,
-            router_s=answer.router_s,
-        )
-        self._outcomes[index] = outcome
-        if self._on_outcome is not None:
-            self._on_outcome(outcome)
-
-    def _target(self, index: int) -> Target:
-        return self._targets[int(self._workload.application[index])]
-
-    def _sample(self, index: int) -> int:
-        return int(self._workload.sample[index])
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time() - self._start
+def _of(response: InferResponse) -> _Answer:
+    parameters = response.parameters
+    return _Answer(
+        "",
+        operator.index(response.outputs[LABEL][0]),
+        str(parameters.get("variant", "")),
+        str(parameters.get("pool", "")),
+        float(parameters.get("expected_accuracy", math.nan)),
+        bool(parameters.get("emulated", False)),
+        float(parameters.get("latency_ms", math.nan)) / 1e3,
+    )
 
 
 def _check(workload: Workload, targets: Mapping[str, Target]) -> list[Target]:
@@ -205,52 +255,25 @@ def _check(workload: Workload, targets: Mapping[str, Target]) -> list[Target]:
     return [targets[name] for name in workload.applications]
 
 
-def _encode(workload: Workload, targets: list[Target]) -> list[dict[int, _Body]]:
-    """The body of each sample that will be asked, by application and sample."""
-    bodies: list[dict[int, _Body]] = []
-    for position, target in enumerate(targets):
-        asked = np.unique(workload.sample[workload.application == position])
-        bodies.append({int(sample): _body(target, int(sample)) for sample in asked})
-    return bodies
-
-
-def _body(target: Target, sample: int) -> _Body:
-    request = InferRequest(
+def _request(target: Target, sample: int) -> InferRequest:
+    return InferRequest(
         target.x[sample : sample + 1],
         deadline_ms=target.slo_s * 1000,
         min_accuracy=target.min_accuracy,
         priority=target.priority,
         outputs=(Output(LABEL),),
     )
-    return _Body(*encode_request(request, target.manifest))
 
 
-async def _post(session: aiohttp.ClientSession, url: str, body: _Body) -> Reply:
-    async with session.post(url, data=body.content, headers=body.headers) as response:
-        return Reply(response.status, await response.read(), response.headers)
+@lru_cache(1000)
+def _headers(head: bytes) -> Mapping[str, str]:
+    """The headers of an answer, by lower-case name."""
+    pairs = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    return {name.decode("latin-1").lower(): value.strip().decode("latin-1") for name, _, value in pairs}
 
 
-def _read(reply: Reply) -> _Answer:
-    if reply.status != 200:
-        return _Answer(reply.error or _error(reply))
+def _error(answer: Answer) -> str:
     try:
-        response = decode_response(reply.body, reply.headers)
-        parameters = response.parameters
-        return _Answer(
-            "",
-            operator.index(response.outputs[LABEL][0]),
-            str(parameters.get("variant", "")),
-            str(parameters.get("pool", "")),
-            float(parameters.get("expected_accuracy", math.nan)),
-            bool(parameters.get("emulated", False)),
-            float(parameters.get("latency_ms", math.nan)) / 1e3,
-        )
-    except (WireError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return _Answer(f"not an answer of the protocol: {error!r}")
-
-
-def _error(reply: Reply) -> str:
-    try:
-        return str(orjson.loads(reply.body)["error"])
+        return str(orjson.loads(answer.body)["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return reply.body[:200].decode(errors="replace") or f"HTTP {reply.status}"
+        return answer.body[:200].decode(errors="replace") or f"HTTP {answer.status}"

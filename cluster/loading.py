@@ -1,18 +1,144 @@
-"""Plays a labelled workload of an application's held-out samples against a running cluster."""
+"""Loads against a running server: a labelled workload, a closed loop, or a sweep of rates; what `pliant load` does."""
 
-from collections.abc import Mapping
+import dataclasses
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
 
 from cluster import launcher
-from cluster.loadgen import Target, send_load
+from cluster.engine import CONNECTIONS, Closed
+from cluster.loadgen import Address, LoadError, Target, send_closed, send_load
+from cluster.metrics import keeps_slo, summarise
 from cluster.outcomes import Outcomes
-from cluster.report import LiveTable
+from cluster.report import LiveTable, comparison, latency_table, sweep_table
+from cluster.terminal import pairs
 from cluster.traces import Load, made
 from cluster.workload import Workload, WorkloadError
-from deployments.config import ClusterConfig, load_manifest
+from cluster.workload import load as read_workload
+from deployments.config import ClusterConfig, ConfigError, load_manifest
 from profiling.accuracy import load_samples
+
+LIVE_RPS = 2000.0  # a faster load is not followed in a table, which costs it 7 µs a request and 5 ms a frame
+WARM_UP_S = 2.0  # of closed loops and of each rate of a sweep, unless said otherwise
+SENDING_LATE_S = 0.01  # worth a word
+PAUSE_S = 0.5  # between the rates of a sweep
+DRAWN = 20_000  # requests that a closed loop sends over and over
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a load is sent, whatever is in it."""
+
+    address: Address
+    seconds: float = 30.0
+    warm_up_s: float = 0.0  # at the beginning, sent but not counted
+    connections: int = CONNECTIONS  # of an open loop, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load came to: of a sweep its steps too."""
+
+    outcomes: Outcomes
+    title: str
+    seconds: float
+    steps: Sequence["Step"] = ()
+
+
+def loaded(config: ClusterConfig, asked: Mapping[str, Any], console: Console) -> Loaded:
+    """Put on the load that `asked` says (the options of `pliant load`), and wait for its end.
+
+    Raises:
+        ConfigError, WorkloadError, LoadError: options, the workload or the server are at fault.
+        KeyboardInterrupt: it was interrupted before anything came back.
+    """
+    closed, sweep = asked["closed"], asked["sweep"]
+    plain = closed is None and sweep is None
+    if not plain:
+        _refuse(asked)
+    address = address_of(config, asked["grpc"], asked["url"], asked["token"], asked["ca"])
+    warm_up_s = asked["warm_up"] if asked["warm_up"] is not None else 0.0 if plain else WARM_UP_S
+    order = Order(address, asked["seconds"], warm_up_s, asked["connections"])
+    targets = targets_of(config)
+    share = dict.fromkeys(targets, 1.0) if not plain and not asked["rate"] else {}
+    given = asked["workload"]
+    rates = share or ({} if given else pairs(asked["rate"], list(targets), "--rate"))
+    total = sum(rates.values())
+
+    def draw(rate_rps: float, seconds: float) -> Workload:
+        scaled = {name: rate * rate_rps / total for name, rate in rates.items()}
+        return workload_of(Load(scaled, seconds, asked["seed"], asked["shape"], asked["cv"], asked["trace"]), targets)
+
+    check_listens(address)
+    if sweep is not None:
+        length_s = order.seconds + warm_up_s
+        steps = run_sweep(order, rates_of(sweep), lambda rate_rps: draw(rate_rps, length_s), targets, console)
+        found = Loaded(joined(steps), f"sweep {sweep}", order.seconds, steps)
+    elif closed is not None:
+        workload = draw(DRAWN / 10, 10.0)
+        outcomes = run_closed(order, closed, workload, targets, console)
+        found = Loaded(outcomes, f"closed loop, {closed} connections", order.seconds)
+    else:
+        workload = read_workload(given) if given else draw(total, order.seconds + warm_up_s)
+        name = given.stem if given else asked["trace"].stem if asked["trace"] else f"{asked['shape']} load"
+        found = Loaded(run_load(order, workload, targets, name, console), name, order.seconds)
+    if not len(found.outcomes):
+        raise KeyboardInterrupt
+    return found
+
+
+def _refuse(asked: Mapping[str, Any]) -> None:
+    """Refuse options that say nothing together; ConfigError."""
+    kind = "--closed" if asked["closed"] is not None else "--sweep"
+    if asked["closed"] is not None and asked["sweep"] is not None:
+        raise ConfigError("--closed and --sweep: choose one; a closed loop has no rate")
+    for other in ("workload", "trace"):
+        if asked[other] is not None:
+            raise ConfigError(f"{kind} and --{other}: a closed loop and a sweep draw their own requests; leave one out")
+    if asked["shape"] != "constant":
+        raise ConfigError(f"{kind} and --shape: the rate of each step is constant; leave --shape out")
+
+
+def save(found: Loaded, out: Path, png: Path | None, console: Console) -> None:
+    """Print what a load came to, write its outcomes, and draw it."""
+    outcomes = found.outcomes
+    outcomes.save(out)
+    if found.steps:
+        best = highest(found.steps)
+        good = f"{best:g} requests/s" if best is not None else "none of these rates"
+        console.print(f"highest rate with p99 below every SLO: [bold]{good}")
+    else:
+        summary = summarise(outcomes)
+        console.print(comparison({"load": summary}))
+        console.print(latency_table(outcomes))
+        answered = summary.in_time + summary.late
+        console.print(f"{answered / found.seconds:.1f} answers/s in {found.seconds:g} s")
+    for why, count in Counter(outcomes.error[outcomes.status == "error"]).most_common(3):
+        console.print(f"[red]failed {count} times:[/] {escape(why)}")
+    late_s = float(np.nanquantile(outcomes.sent - outcomes.intended, 0.99)) if np.isfinite(outcomes.sent).any() else 0.0
+    if late_s > SENDING_LATE_S:
+        console.print(
+            f"[yellow]1 % of the requests left {1e3 * late_s:.0f} ms late or more: all connections were busy, or this "
+            "machine was. Their latency counts from the intended instant"
+        )
+    if png is not None:
+        from cluster.picture import load_picture, sweep_picture
+
+        if found.steps:
+            sweep_picture(found.steps, png, found.title)
+        else:
+            load_picture(outcomes, png, f"{found.title}: {len(outcomes):,} requests")
+        console.print(f"picture: {png}")
+    console.print(f"outcomes: {out}   over time: pliant report {out} --picture report.png")
 
 
 def targets_of(config: ClusterConfig) -> dict[str, Target]:
@@ -41,19 +167,143 @@ def workload_of(load: Load, targets: Mapping[str, Target]) -> Workload:
     return made(load, samples_of(asked), {name: target.y for name, target in asked.items()})
 
 
-def run_load(config: ClusterConfig, workload: Workload, title: str, console: Console) -> Outcomes:
-    """Send a workload to the running cluster and follow it in a live table; after Ctrl-C the outcomes until then."""
-    targets = targets_of(config)
+def address_of(config: ClusterConfig, grpc: bool, url: str | None, token: str | None, ca: str | None) -> Address:
+    """Where the load goes: `url`, or the configuration's own HTTP or gRPC endpoint; ConfigError where it has none."""
+    if url is not None:
+        return Address.of(url, token, ca)
+    if not grpc:
+        return Address.of(launcher.base_url(config), token, ca)
+    if config.grpc.port is None:
+        raise ConfigError(
+            "--grpc: the configuration has no `grpc: {port: 8001}`; set it, or give --url grpc://HOST:PORT"
+        )
+    return Address.of(f"grpc://{config.http.host}:{config.grpc.port}", token, ca)
+
+
+def check_listens(address: Address) -> None:
+    """Refuse a server that nobody is at; LoadError."""
+    try:
+        socket.create_connection((address.host, address.port), timeout=3.0).close()
+    except OSError as error:
+        raise LoadError(
+            f"nothing listens at {address.host}:{address.port} ({error.strerror or error}); start the cluster with "
+            "`pliant up`, or give the server's --url"
+        ) from error
+
+
+def check_known(workload: Workload, targets: Mapping[str, Target]) -> None:
+    """Refuse a workload that asks for other applications than the cluster serves; WorkloadError."""
     unknown = [name for name in workload.applications if name not in targets]
     if unknown:
         raise WorkloadError(f"the workload asks for '{unknown[0]}', but the cluster serves {', '.join(targets)}")
-    launcher.wait_up(config, timeout_s=5.0)
-    return play(config, workload, targets, f"{title}: {len(workload)} requests", console)
+
+
+def run_load(order: Order, workload: Workload, targets: Mapping[str, Target], title: str, console: Console) -> Outcomes:
+    """Send a workload, in an open loop, and follow it; after Ctrl-C the outcomes until then."""
+    check_known(workload, targets)
+    length_s = float(workload.instant[-1]) if len(workload) else 0.0
+    title = f"{title}: {len(workload)} requests"
+    if len(workload) > LIVE_RPS * max(length_s, 1.0):
+        with console.status(f"{title} in {length_s:.0f} s", refresh_per_second=2):
+            outcomes = send_load(order.address, workload, targets, None, order.connections)
+    else:
+        with LiveTable(workload.counts(), title, console) as live:
+            outcomes = send_load(order.address, workload, targets, live.update, order.connections)
+    return counted(outcomes, order.warm_up_s)
+
+
+def run_closed(
+    order: Order, connections: int, workload: Workload, targets: Mapping[str, Target], console: Console
+) -> Outcomes:
+    """Send a workload's requests over and over, so many at a time; after Ctrl-C the outcomes until then."""
+    check_known(workload, targets)
+    loop = Closed(connections, order.seconds + order.warm_up_s)
+    with console.status(f"closed loop: {connections} connections for {loop.seconds:g} s", refresh_per_second=2):
+        return counted(send_closed(order.address, workload, targets, loop), order.warm_up_s)
+
+
+def counted(outcomes: Outcomes, warm_up_s: float) -> Outcomes:
+    """Without the warm-up; instants count from its end."""
+    if not warm_up_s:
+        return outcomes
+    return _shifted(outcomes.where(outcomes.intended >= warm_up_s), -warm_up_s)
+
+
+def _shifted(outcomes: Outcomes, by_s: float) -> Outcomes:
+    return dataclasses.replace(
+        outcomes,
+        intended=outcomes.intended + by_s,
+        sent=outcomes.sent + by_s,
+        finished=outcomes.finished + by_s,
+    )
+
+
+Step = tuple[float, Outcomes]  # requests/s, and what became of them
+
+
+def run_sweep(
+    order: Order,
+    rates_rps: Sequence[float],
+    draw: Callable[[float], Workload],
+    targets: Mapping[str, Target],
+    console: Console,
+) -> list[Step]:
+    """Send each rate's workload in turn, in a growing table; after Ctrl-C the rates until then.
+
+    `draw` makes the workload of a rate, the warm-up within.
+    """
+    steps: list[Step] = []
+    with Live(console=console, auto_refresh=False) as live:
+        for rate_rps in rates_rps:
+            workload = draw(rate_rps)
+            found = send_load(order.address, workload, targets, None, order.connections)
+            if len(found) < len(workload):
+                break
+            steps.append((rate_rps, counted(found, order.warm_up_s)))
+            live.update(sweep_table(steps, order.seconds), refresh=True)
+            time.sleep(PAUSE_S)
+    return steps
+
+
+def highest(steps: Sequence[Step]) -> float | None:
+    """The highest rate up to which every rate's p99 is below every application's SLO; None where none is."""
+    best = None
+    for rate_rps, outcomes in sorted(steps, key=lambda step: step[0]):
+        if not keeps_slo(outcomes):
+            break
+        best = rate_rps
+    return best
+
+
+def joined(steps: Sequence[Step]) -> Outcomes:
+    """All steps as one run, one after the other."""
+    parts, start = [], 0.0
+    for _, outcomes in steps:
+        parts.append(_shifted(outcomes, start))
+        start += float(outcomes.intended.max(initial=0.0)) + PAUSE_S
+    return Outcomes.joined(parts)
+
+
+def rates_of(text: str) -> list[float]:
+    """The rates of "100:2000:8" (so many from the first to the last, each the same factor above the one before it)
+    or of a list "100,200,400"; ConfigError."""
+    try:
+        if ":" in text:
+            low, high, count = text.split(":")
+            with np.errstate(invalid="ignore"):  # of infinity, which is refused below
+                found = np.geomspace(float(low), float(high), int(count)).tolist()
+        else:
+            found = [float(rate) for rate in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--sweep {text}: write FROM:TO:COUNT like 100:2000:8, or a list like 100,200,400") from None
+    if not found or not all(0 < rate < float("inf") for rate in found):
+        raise ConfigError(f"--sweep {text}: rates are above 0 and finite")
+    return [float(f"{rate:.3g}") for rate in found] if ":" in text else found
 
 
 def play(
     config: ClusterConfig, workload: Workload, targets: Mapping[str, Target], title: str, console: Console
 ) -> Outcomes:
-    """Send a workload and follow it in a live table."""
+    """Send a workload to the configuration's HTTP endpoint and follow it in a live table."""
     with LiveTable(workload.counts(), title, console) as live:
         return send_load(launcher.base_url(config), workload, targets, live.update)

@@ -307,3 +307,31 @@ def _percentiles(histogram: NDArray[np.int64]) -> list[Interval]:
         half = Z * math.sqrt(n * q * (1 - q))
         found.append(Interval(at((n - 1) * q), at(math.floor(n * q - half)), at(math.ceil(n * q + half))))
     return found
+
+
+LADDER = (0.5, 0.9, 0.95, 0.99, 0.999, 1.0)  # the quantiles that load tools print; the last is the maximum
+
+
+def ladders(outcomes: Outcomes) -> dict[str, Floats]:
+    """Latency of what was answered [LADDER], seconds, of "all" and of each application where there are several."""
+    names = outcomes.applications()
+    parts = {"all": outcomes} | {name: outcomes.where(outcomes.application == name) for name in names if len(names) > 1}
+    return {name: _ladder(part.latency_s[part.was_answered]) for name, part in parts.items()}
+
+
+def _ladder(latency_s: Floats) -> Floats:
+    return np.quantile(latency_s, LADDER) if len(latency_s) else np.full(len(LADDER), np.nan)
+
+
+def percentile_curve(latency_s: Floats) -> tuple[Floats, Floats]:
+    """(1 / (1 - quantile), latency) of every request in order: the axes of the usual log-scale percentile plot."""
+    n = len(latency_s)
+    return n / np.arange(n, 0, -1, dtype=np.float64), np.sort(latency_s)
+
+
+def keeps_slo(outcomes: Outcomes, quantile: float = 0.99) -> bool:
+    """Whether that part of every application's requests was answered within the SLO; refused ones were not."""
+    if not len(outcomes):
+        return False
+    parts = (outcomes.where(outcomes.application == name) for name in outcomes.applications())
+    return all(float(part.in_time.mean()) >= quantile for part in parts)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from cluster.metrics import Series, Summary, series, summarise
+from cluster.metrics import LADDER, Series, Summary, ladders, percentile_curve, series, summarise
 from cluster.outcomes import Outcomes
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; dashes tell them apart in print.
@@ -306,3 +306,97 @@ def _apart_on(axes: Any, one: tuple[float, float], other: tuple[float, float]) -
     """The distance of two points, in widths and heights of the axes."""
     (low_x, high_x), (low_y, high_y) = axes.get_xlim(), axes.get_ylim()
     return float(np.hypot((one[0] - other[0]) / (high_x - low_x), (one[1] - other[1]) / (high_y - low_y)))
+
+
+def load_picture(outcomes: Outcomes, path: str | Path, title: str = "") -> None:
+    """Draw one load as a PNG: what was asked and answered over time, and latency by percentile.
+
+    Raises:
+        ValueError: there are no outcomes.
+    """
+    if not len(outcomes):
+        raise ValueError("a picture needs outcomes; there are none")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(13, 5.2), dpi=150, facecolor="white")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        figure.subplots_adjust(left=LEFT, right=0.97, top=0.82, bottom=0.12, wspace=0.16)
+        figure.text(LEFT, 0.93, title or f"{len(outcomes):,} requests", fontsize=17, weight="bold", color=INK)
+        _answered(left, outcomes)
+        _percentiles(right, outcomes)
+        figure.savefig(path)
+
+
+def _answered(axes: Any, outcomes: Outcomes) -> None:
+    run = series(outcomes, _step(float(outcomes.intended.max())))
+    axes.fill_between(run.instant, run.demand_rps, color="#E9E9E9", lw=0, label="asked")
+    axes.plot(run.instant, run.demand_rps, color=INK, lw=1.1)
+    axes.plot(run.instant, run.in_time_rps, color="#0072B2", lw=2.2, label="answered in time")
+    axes.set_title("Requests/s")
+    _time_axis(axes, run)
+    axes.set_ylim(0, 1.13 * max(run.demand_rps.max(), 1))
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+
+
+def _percentiles(axes: Any, outcomes: Outcomes) -> None:
+    """The usual log-scale percentile plot: each step to the right is a tenth of the requests before it."""
+    farthest = 10.0
+    palette = [colour for colour, dash in (*KNOWN.values(), *SPARE) if dash == "-"]
+    for i, name in enumerate(outcomes.applications()):
+        own = outcomes.where(outcomes.application == name)
+        rank, latency_s = percentile_curve(own.latency_s[own.was_answered])
+        if not len(rank):
+            continue
+        colour, farthest = palette[i % len(palette)], max(farthest, rank[-1])
+        axes.plot(rank, 1e3 * latency_s, color=colour, lw=2, label=name, drawstyle="steps-post")
+        axes.axhline(1e3 * float(own.deadline_s[0]), color=colour, lw=1, ls="--")
+    axes.set(xscale="log", yscale="log", xlim=(1, farthest))
+    marks = [10.0**k for k in range(1 + int(np.log10(farthest)))]
+    axes.set_xticks(marks, [f"{100 - 100 / mark:.6g} %" for mark in marks])
+    axes.xaxis.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(color="#EEEEEE", lw=0.8)
+    axes.set_title("Latency by percentile, ms (dashed: the SLO)")
+    if axes.lines:
+        axes.legend(frameon=False, loc="upper left")
+
+
+def sweep_picture(steps: Sequence[tuple[float, Outcomes]], path: str | Path, title: str = "") -> None:
+    """Draw a rate sweep as a PNG: latency percentiles, and what was answered in time, against the rate asked.
+
+    Raises:
+        ValueError: there are no outcomes.
+    """
+    steps = [(rate, outcomes) for rate, outcomes in steps if len(outcomes)]
+    if not steps:
+        raise ValueError("a picture needs outcomes; there are none")
+    rates = np.array([rate for rate, _ in steps])
+    ladder = np.array([ladders(outcomes)["all"] for _, outcomes in steps])  # [rate, LADDER]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(13, 5.2), dpi=150, facecolor="white")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        figure.subplots_adjust(left=LEFT, right=0.97, top=0.82, bottom=0.12, wspace=0.16)
+        figure.text(LEFT, 0.93, title or f"{len(steps)} rates", fontsize=17, weight="bold", color=INK)
+        for quantile, colour in zip(
+            (0.5, 0.95, 0.99, 0.999), ("#56B4E9", "#009E73", "#0072B2", "#000000"), strict=True
+        ):
+            values = 1e3 * ladder[:, LADDER.index(quantile)]
+            left.plot(rates, values, color=colour, lw=2, marker="o", ms=4, label=f"p{100 * quantile:g}")
+        for slo_s in sorted({float(slo) for _, outcomes in steps for slo in np.unique(outcomes.deadline_s)}):
+            left.axhline(1e3 * slo_s, color="#D55E00", lw=1, ls="--")
+        left.set(yscale="log", xlabel="requests/s asked")
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        left.set_title("Latency of what was answered, ms (dashed: SLO)")
+        left.legend(frameon=False)
+        for outcome, colour in (("in time", "#0072B2"), ("accuracy in time", "#D55E00")):
+            summaries = [summarise(outcomes) for _, outcomes in steps]
+            shares = [s.attainment.value if outcome == "in time" else s.in_time_accuracy.value for s in summaries]
+            right.plot(rates, shares, color=colour, lw=2, marker="o", ms=4, label=outcome)
+        right.set(ylim=(0, 1.03), xlabel="requests/s asked")
+        right.yaxis.set_major_formatter(_percent)
+        right.set_title("Answered in time, and how right")
+        right.legend(frameon=False, loc="lower left")
+        for axes in (left, right):
+            axes.grid(color="#EEEEEE", lw=0.8)
+        figure.savefig(path)

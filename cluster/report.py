@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cluster.metrics import Interval, Summary
-from cluster.outcomes import Outcome
+from cluster.metrics import LADDER, Interval, Summary, keeps_slo, ladders, summarise
+from cluster.outcomes import Outcome, Outcomes
 
 REFRESH_S = 0.5  # a frame costs about 5 ms of the core that also sends the load
 RECENT = 500  # latencies that the live 95th percentile looks back on
@@ -101,6 +101,43 @@ def _shares(share: Mapping[str, float], application: str) -> str:
     if application == "all" and len({name.split("/")[0] for name in share}) > 1:
         return ""
     return ", ".join(f"{name.split('/')[-1]} {100 * part:.0f}" for name, part in share.items() if part >= 0.005)
+
+
+def latency_table(outcomes: Outcomes) -> Table:
+    """Percentiles of latency, a row each of all and of every application."""
+    table = Table(title="Latency of what was answered, ms", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("application")
+    for quantile in LADDER:
+        table.add_column("max" if quantile == 1 else f"p{100 * quantile:g}", justify="right", no_wrap=True)
+    for name, values in ladders(outcomes).items():
+        table.add_row(name, *(_fine(value) for value in values))
+    return table
+
+
+def sweep_table(steps: Iterable[tuple[float, Outcomes]], seconds: float) -> Table:
+    """A row for each rate of a sweep: (requests/s, outcomes of `seconds`)."""
+    table = Table(title="Rate sweep", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("asked/s", "in time/s", "in time\n%", "accuracy\nin time %", "refused", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("latency ms\np50 · p95 · p99 · p99.9", justify="right", no_wrap=True)
+    table.add_column("p99 below\nevery SLO")
+    for rate_rps, outcomes in steps:
+        summary, values = summarise(outcomes), ladders(outcomes)["all"]
+        table.add_row(
+            f"{rate_rps:.6g}",
+            f"{summary.in_time / seconds:.1f}",
+            _percent(summary.attainment, np.inf),
+            _percent(summary.in_time_accuracy, np.inf),
+            str(summary.rejected),
+            str(summary.errors),
+            " · ".join(_fine(values[LADDER.index(q)]) for q in (0.5, 0.95, 0.99, 0.999)),
+            Text("yes", "green") if keeps_slo(outcomes) else Text("no", "red"),
+        )
+    return table
+
+
+def _fine(seconds: float) -> str:
+    return "–" if np.isnan(seconds) else f"{1000 * seconds:.2f}" if seconds < 0.01 else f"{1000 * seconds:.1f}"
 
 
 class _Row:

@@ -128,8 +128,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 def supervise(config_path: Path, deployed: Callable[[], None] = lambda: None) -> None:
     """Hold the cluster until SIGTERM or SIGINT; its processes end with this one. `deployed` is called when it is up."""
     signal.signal(signal.SIGTERM, _end)
-    prepare_environment()
     config = load_config(config_path)
+    prepare_environment(config)
     check_free(config)
     note = state_directory() / f"{config.name}.json"
     note.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 
 from deployments.catalogue import House, load_house
 from deployments.config import PoolConfig, load_config
-from deployments.endpoints import Ingress
+from deployments.ingress import Ingress
 from deployments.planner import Planner
 from deployments.profiles import model_path
 from deployments.registry import POOL_LABEL, deployment_name
@@ -43,7 +43,7 @@ def build(args: BuildArgs) -> Application:
     variants = {deployment_name(unit, pool): _variant(house, unit, pool) for unit, pool in house.catalogue.latency}
     ingress = serve.deployment(Ingress).options(
         name="router",
-        num_replicas=1,
+        num_replicas=house.config.router.replicas,
         max_ongoing_requests=10_000,  # the router machine's own queues are the bound
         ray_actor_options={"num_cpus": 0, "resources": HEAD},
         graceful_shutdown_timeout_s=10,

@@ -5,7 +5,6 @@ little-endian values of each tensor with the parameter `binary_data_size`, in th
 Headers are looked up by lower-case name: pass a case-insensitive mapping, or one with lower-case names.
 """
 
-import dataclasses
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,27 +12,39 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from deployments.config import Manifest, RouterConfig
+from deployments.config import Manifest, RouterConfig, TensorSpec
 from deployments.protocol import (
+    BOUNDS,
     LABEL,
     VERSION,
-    BadDatatype,
     BadEncoding,
     BadHeader,
     BadJson,
-    BadName,
+    BadRequest,
     BadSize,
     BodyTooLarge,
     InferRequest,
     InferResponse,
-    Output,
-    ReplicaFailed,
     Served,
-    nearest,
-    output_specs,
+    all_outputs,
+    brief,
     read_bounds,
 )
-from deployments.tensors import WIRE, Array, brief, check_finite, from_bytes, from_json, read_shape, write_tensor
+from deployments.tensors import (
+    WIRE,
+    Array,
+    check_finite,
+    check_inputs,
+    check_scores,
+    check_tensor,
+    from_bytes,
+    from_list,
+    read_flag,
+    read_outputs,
+    read_shape,
+    size_of,
+    write_tensor,
+)
 
 HEADER_LENGTH = "inference-header-content-length"
 WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -49,18 +60,20 @@ def decode_request(body: bytes, headers: Headers, manifest: Manifest, limits: Ro
     Raises:
         BadRequest, BodyTooLarge, ImpossibleBound: the culprit in the body, with its status code.
     """
-    where = f"application '{manifest.name}'"
     body = _decompressed(body, headers, limits)
     data, raw = _split(body, headers, "request")
-    x = _read_input(data, raw, manifest, limits)
-    parameters = _dict(data, "parameters", where)
-    everything = parameters.get("binary_data_output", False)
-    bounds = read_bounds(parameters, manifest.name)
-    outputs = _read_outputs(data, manifest, _flag(everything, "binary_data_output", where))
-    identity = data.get("id", "")
-    if not isinstance(identity, str):
-        raise BadJson(f"{where}: id is {identity!r}; write it as a string, or leave it out")
-    return InferRequest(x, identity, outputs=outputs, **bounds)
+    try:
+        x = _read_input(data, raw, manifest.input, limits)
+        parameters = _dict(data, "parameters")
+        everything = read_flag(parameters.get("binary_data_output", False), "binary_data_output")
+        asked = [(tensor.get("name"), _dict(tensor, "parameters")) for tensor in _objects(data, "outputs")]
+        outputs = read_outputs(asked, manifest.output.name, everything)
+        identity = data.get("id", "")
+        if not isinstance(identity, str):
+            raise BadJson(f"id is {brief(identity)}; write it as a string, or leave it out")
+    except BadRequest as error:
+        raise error.within(f"application '{manifest.name}'") from error.__cause__
+    return InferRequest(x, identity, outputs=outputs, **read_bounds(parameters, manifest.name))
 
 
 def check_length(headers: Headers, limits: RouterConfig) -> None:
@@ -78,16 +91,10 @@ def encode_response(
     Raises:
         ReplicaFailed: the scores are not of the manifest's shape, or not finite; the variant is at fault.
     """
-    wanted = request.outputs or tuple(Output(spec.name) for spec in output_specs(manifest))
-    expected = (len(request.x), *manifest.output.shape)
-    where = f"application '{manifest.name}': variant '{served.variant}'"
-    if scores.shape != expected:
-        raise ReplicaFailed(f"{where} answered shape {list(scores.shape)} instead of {list(expected)}; export it anew")
-    if not np.isfinite(scores).all():
-        raise ReplicaFailed(f"{where} answered NaN or infinity; look at its training and export")
+    check_scores(scores, len(request.x), manifest, served.variant)
     tensors: list[dict[str, Any]] = []
     raw: list[bytes] = []
-    for output in wanted:
+    for output in request.outputs or all_outputs(manifest.output.name, False):
         if output.name == LABEL:
             value, datatype = scores.argmax(axis=-1), "INT64"
         else:
@@ -96,7 +103,7 @@ def encode_response(
     data: dict[str, Any] = {"model_name": manifest.name, "model_version": VERSION}
     if request.id:
         data["id"] = request.id
-    data["parameters"] = dataclasses.asdict(served)
+    data["parameters"] = served  # orjson writes its fields
     data["outputs"] = tensors
     return _joined(data, raw)
 
@@ -107,7 +114,7 @@ def encode_request(request: InferRequest, manifest: Manifest, binary: bool = Tru
     spec = manifest.input
     data: dict[str, Any] = {"id": request.id} if request.id else {}
     default = InferRequest(request.x)
-    bounds = {name: getattr(request, name) for name in ("deadline_ms", "min_accuracy", "priority")}
+    bounds = {name: getattr(request, name) for name in BOUNDS}
     parameters = {name: value for name, value in bounds.items() if value != getattr(default, name)}
     if parameters:
         data["parameters"] = parameters
@@ -188,71 +195,48 @@ def _split(body: bytes, headers: Headers, what: str) -> tuple[dict[str, Any], me
     return data, view[end:]
 
 
-def _dict(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+def _dict(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = data.get(key) or {}
     if not isinstance(value, dict):
-        raise BadJson(f"{where}: {key} is {brief(value)}; write an object")
+        raise BadJson(f"{key} is {brief(value)}; write an object")
     return value
 
 
-def _objects(data: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+def _objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     value = data.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
-        raise BadJson(f"{where}: {key} is {brief(value)}; write a list of objects")
+    if not isinstance(value, list) or not set(map(type, value)) <= {dict}:
+        raise BadJson(f"{key} is {brief(value)}; write a list of objects")
     return value
 
 
-def _flag(value: Any, name: str, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise BadJson(f"{where}: {name} is {value!r}; write true or false")
-    return value
-
-
-def _read_input(data: Mapping[str, Any], raw: memoryview, manifest: Manifest, limits: RouterConfig) -> Array:
-    spec, where = manifest.input, f"application '{manifest.name}'"
-    inputs = _objects(data, "inputs", where)
-    for tensor in inputs:
-        if tensor.get("name") != spec.name:
-            raise BadName(f"{where}: unknown input {brief(tensor.get('name'))}; its only input is '{spec.name}'")
-    if len(inputs) != 1:
-        raise BadName(f"{where}: {len(inputs)} inputs given; give '{spec.name}' once")
-    tensor, where = inputs[0], f"{where}: input '{spec.name}'"
-    if tensor.get("datatype") != spec.datatype:
-        raise BadDatatype(f"{where}: datatype is {brief(tensor.get('datatype'))}; send {spec.datatype}")
-    shape = read_shape(tensor.get("shape"), spec, where, limits)
-    parameters = _dict(tensor, "parameters", where)
-    if "shared_memory_region" in parameters:
-        raise BadName(f"{where}: shared memory is not offered; send the values in the body")
-    if "binary_data_size" in parameters:
-        if "data" in tensor:
-            raise BadSize(f"{where}: both 'data' and 'binary_data_size' are given; give one")
-        x = from_bytes(raw, parameters["binary_data_size"], shape, spec, where)
-    else:
-        if len(raw):
-            raise BadSize(f"{where}: {len(raw)} bytes follow the JSON unannounced; add binary_data_size to the input")
-        x = from_json(tensor.get("data"), shape, spec, where)
-    check_finite(x, where)
+def _read_input(data: Mapping[str, Any], raw: memoryview, spec: TensorSpec, limits: RouterConfig) -> Array:
+    inputs = _objects(data, "inputs")
+    check_inputs([tensor.get("name") for tensor in inputs], spec)
+    try:
+        x = _read_tensor(inputs[0], raw, spec, limits)
+        check_finite(x)
+    except BadRequest as error:
+        raise error.within(f"input '{spec.name}'") from error.__cause__
     return x
 
 
-def _read_outputs(data: Mapping[str, Any], manifest: Manifest, everything: bool) -> tuple[Output, ...]:
-    known = [spec.name for spec in output_specs(manifest)]
-    asked = _objects(data, "outputs", f"application '{manifest.name}'")
-    outputs = {}
-    for tensor in asked:
-        name = tensor.get("name")
-        where = f"application '{manifest.name}': output {brief(name)}"
-        if name not in known:
-            raise BadName(f"{where} is unknown{nearest(str(name), known)}")
-        if name in outputs:
-            raise BadName(f"{where} is asked for twice; ask once")
-        parameters = _dict(tensor, "parameters", where)
-        if parameters.get("classification"):
-            raise BadName(f"{where}: classification is not offered; ask for the output '{LABEL}'")
-        if "shared_memory_region" in parameters:
-            raise BadName(f"{where}: shared memory is not offered; leave it out")
-        outputs[name] = Output(name, _flag(parameters.get("binary_data", everything), "binary_data", where))
-    return tuple(outputs.values()) or tuple(Output(name, everything) for name in known)
+def _read_tensor(tensor: Mapping[str, Any], raw: memoryview, spec: TensorSpec, limits: RouterConfig) -> Array:
+    parameters = _dict(tensor, "parameters")
+    check_tensor(tensor.get("datatype"), parameters, spec)
+    shape = read_shape(tensor.get("shape"), spec, limits)
+    if "binary_data_size" not in parameters:
+        if len(raw):
+            raise BadSize(f"{len(raw)} bytes follow the JSON unannounced; add binary_data_size to the input")
+        return from_list(tensor.get("data"), shape, spec)
+    if "data" in tensor:
+        raise BadSize("both 'data' and 'binary_data_size' are given; give one")
+    size = parameters["binary_data_size"]
+    if type(size) is not int or size != size_of(shape, spec):
+        needed = size_of(shape, spec)
+        raise BadSize(f"binary_data_size is {brief(size)}; shape {list(shape)} of {spec.datatype} has {needed}")
+    if len(raw) != size:
+        raise BadSize(f"{len(raw)} bytes follow the JSON, binary_data_size says {size}; send as many")
+    return from_bytes(raw, shape, spec)
 
 
 class _Body(NamedTuple):

@@ -91,6 +91,7 @@ class PlannerConfig:
 class RouterConfig:
     """What one router holds back and lets in."""
 
+    replicas: int = 1  # routers; each has a part of the devices
     margin_s: float = 0.01  # a batch is planned to end this long before its deadline
     max_queued: int = 2000  # per application; more are refused with 503
     max_body_mb: float = 16.0
@@ -108,6 +109,15 @@ class HttpConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    ingress: str = "auto"  # or "direct", "haproxy", "proxy": what brings requests to the router
+    idle_s: float = 75.0  # after which a connection without a request is closed
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcConfig:
+    """Where Pliant listens for the protocol's gRPC, on the host of `http`."""
+
+    port: int | None = None  # default: nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,7 @@ class ClusterConfig:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
+    grpc: GrpcConfig = field(default_factory=GrpcConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,8 @@ def _fraction(value: float | None, where: str) -> None:
 
 
 PEEKS = ("knn", "none")
+INGRESSES = ("auto", "direct", "haproxy", "proxy")
+EVERYWHERE = ("0.0.0.0", "::")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,48}[A-Za-z0-9])?")  # of a pool: it becomes a Ray node label
 
 
@@ -226,6 +239,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
     """Refuse values that no cluster can have; returns `config`."""
     _require(bool(config.pools), "pools: at least one pool of devices is needed")
     _require(bool(config.applications), "applications: at least one application is needed")
+    _require("stats" not in config.applications, "application 'stats': /v2/models/stats is the statistics; rename it")
     for name, pool in config.pools.items():
         _require(bool(NAME.fullmatch(name)), f"pool '{name}': a name has only letters, digits, '-', '_' and '.'")
         _require(pool.devices >= 1, f"pool '{name}': devices is {pool.devices}; a pool has at least one")
@@ -269,7 +283,19 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(router.max_request_batch >= 1, f"router: max_request_batch is {router.max_request_batch}; at least 1")
     _require(router.retries >= 0, f"router: retries is {router.retries}; it cannot be negative")
     _fraction(router.patience, "router: patience")
-    _require(0 < config.http.port < 65536, f"http: port is {config.http.port}; it is 1 to 65535")
+    _require(router.replicas >= 1, f"router: replicas is {router.replicas}; at least one")
+    http, grpc = config.http, config.grpc
+    _require(0 < http.port < 65536, f"http: port is {http.port}; it is 1 to 65535")
+    _require(http.ingress in INGRESSES, f"http: ingress is '{http.ingress}'; known are {', '.join(INGRESSES)}")
+    everywhere = "HAProxy" if http.ingress == "haproxy" else "Ray Serve's gRPC proxy" if grpc.port is not None else ""
+    _require(
+        http.ingress in ("auto", "direct") or not everywhere or http.host in EVERYWHERE,
+        f"http: {everywhere} listens on every address, but host is {http.host}; "
+        "write host: 0.0.0.0, or ingress: direct",
+    )
+    _require(http.idle_s > 0, f"http: idle_s is {http.idle_s:g}; it must be positive")
+    _require(grpc.port is None or 0 < grpc.port < 65536, f"grpc: port is {grpc.port}; it is 1 to 65535")
+    _require(grpc.port != http.port, f"grpc: port is {grpc.port}, which is http's; they cannot share one")
     return config
 
 

@@ -1,77 +1,121 @@
-"""The HTTP endpoints: the Open Inference Protocol v2, and Pliant's own status and policy."""
+"""What is asked over HTTP, whatever brought it: the Open Inference Protocol v2, and Pliant's own status and policy."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
 import orjson
-from ray.serve.handle import DeploymentHandle
-from starlette.requests import ClientDisconnect
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 
-from deployments.codec import check_length, decode_request, encode_response
-from deployments.config import ClusterConfig, Manifest
-from deployments.protocol import BadJson, Unavailable, UnknownApplication, WireError, model_metadata, server_metadata
+from deployments.codec import decode_request, encode_response
+from deployments.config import Manifest
+from deployments.counters import refuse_loading, repository_index
+from deployments.openapi import document
+from deployments.protocol import (
+    VERSION,
+    BadJson,
+    BadRequest,
+    InferRequest,
+    Unavailable,
+    UnknownApplication,
+    WireError,
+    brief,
+    check_version,
+    model_config,
+    model_metadata,
+    server_metadata,
+)
 from deployments.router import RouterDriver
 from planner.plans import POLICIES
 
-CLIENT_GONE = 499  # nginx's code: nobody reads it, but access logs count it
+VERSION_OF_PLIANT = version("pliant")
+JSON = {"content-type": "application/json"}
 
 
-class Ingress:
-    """The Serve deployment that users talk to; one call per HTTP request."""
+class Reply(NamedTuple):
+    """One HTTP response."""
 
-    def __init__(
-        self, config: ClusterConfig, planner: DeploymentHandle, variants: Mapping[str, DeploymentHandle]
-    ) -> None:
-        self._driver = RouterDriver(config, planner, variants)
-        self._manifests = self._driver.house.manifests
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
-    async def __call__(self, request: HttpRequest) -> Response:
-        """Answer one HTTP request; every error has the protocol's body."""
+
+class Endpoints:
+    """Answers HTTP requests; every error has the protocol's body."""
+
+    def __init__(self, driver: RouterDriver) -> None:
+        self.driver = driver
+        self._manifests = driver.house.manifests
+        slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
+        self._openapi = orjson.dumps(document(self._manifests, driver.house.config.router, VERSION_OF_PLIANT, slo_s))
+
+    def inference_targets(self) -> dict[bytes, Manifest]:
+        """The targets, as bytes on the wire, that ask for inference."""
+        return {
+            f"/v2/models/{name}{version_}/infer".encode(): manifest
+            for plain, manifest in self._manifests.items()
+            for name in {plain, quote(plain, safe="")}
+            for version_ in ("", f"/versions/{VERSION}")
+        }
+
+    def read_inference(self, manifest: Manifest, headers: Mapping[str, str], body: bytes) -> InferRequest:
+        """The request in the body of an inference; WireError where it is none."""
+        return decode_request(body, headers, manifest, self.driver.house.config.router)
+
+    async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Answer one request; `headers` by lower-case name."""
         try:
-            return await self._answer(request)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_GONE)
+            return await self._route(method, _parts(target), headers, body)
         except WireError as error:
-            return Response(error.body, error.status, error.headers)
+            return Reply(error.status, error.headers, error.body)
 
-    async def _answer(self, request: HttpRequest) -> Response:
-        match [part for part in request.url.path.split("/") if part]:
+    async def _route(self, method: str, parts: list[str], headers: Mapping[str, str], body: bytes) -> Reply:
+        match parts:
             case ["v2"]:
-                return _json(server_metadata(version("pliant")))
-            case ["v2", "health", "live"]:
+                return _json(server_metadata(VERSION_OF_PLIANT))
+            case ["v2", "health", "live"] | ["livez"]:
                 return _json({"live": True})
-            case ["v2", "health", "ready"]:
+            case ["v2", "health", "ready"] | ["readyz"]:
                 return self._ready(None)
+            case ["v2", "models", "stats"]:
+                return _json(self.driver.counters.body())
+            case ["v2", "repository", "index"] if method == "POST":
+                return _json(repository_index(self._manifests, self.driver.ready, _only_ready(body)))
+            case ["v2", "repository", "models", name, "load" | "unload" as verb] if method == "POST":
+                raise refuse_loading(name, self._manifests, verb)
+            case ["openapi.json"]:
+                return Reply(200, JSON, self._openapi)
             case ["v2", "models", name, *rest]:
-                return await self._model(request, self._manifest(name), rest)
+                return await self._model(method, self._manifest(name), rest, headers, body)
             case ["pliant", "status"]:
-                return _json(self._driver.status())
-            case ["pliant", "policy"] if request.method == "POST":
-                return await self._policy(request)
-        return _json({"error": f"no such endpoint: {request.method} {request.url.path}; see GET /v2"}, 404)
+                return _json(self.driver.status())
+            case ["pliant", "policy"] if method == "POST":
+                return await self._policy(body)
+        return _json({"error": f"no such endpoint: {method} /{'/'.join(parts)}; see GET /v2"}, 404)
 
-    async def _model(self, request: HttpRequest, manifest: Manifest, rest: list[str]) -> Response:
+    async def _model(
+        self, method: str, manifest: Manifest, rest: list[str], headers: Mapping[str, str], body: bytes
+    ) -> Reply:
+        if rest[:1] == ["versions"]:
+            check_version(rest[1] if len(rest) > 1 else "none", manifest.name)
+            rest = rest[2:]
         match rest:
-            case [] | ["versions", "1"]:
+            case []:
                 return _json(model_metadata(manifest))
-            case ["ready"] | ["versions", "1", "ready"]:
+            case ["ready"]:
                 return self._ready(manifest.name)
-            case ["infer"] | ["versions", "1", "infer"]:
-                if request.method != "POST":
-                    return _json({"error": f"{request.method} {request.url.path}: use POST"}, 405)
-                return await self._infer(request, manifest)
-        return _json({"error": f"no such endpoint: {request.method} {request.url.path}; see GET /v2"}, 404)
-
-    async def _infer(self, request: HttpRequest, manifest: Manifest) -> Response:
-        limits = self._driver.house.config.router
-        check_length(request.headers, limits)
-        asked = decode_request(await request.body(), request.headers, manifest, limits)
-        scores, served = await self._driver.infer(manifest.name, asked)
-        body, headers = encode_response(asked, scores, manifest, served)
-        return Response(body, headers=headers)
+            case ["stats"]:
+                return _json(self.driver.counters.body(manifest.name))
+            case ["config"]:
+                return _json(model_config(manifest, self.driver.house.config.router.max_request_batch))
+            case ["infer"] if method == "POST":
+                asked = self.read_inference(manifest, headers, body)
+                scores, served = await self.driver.infer(manifest.name, asked)
+                content, answered = encode_response(asked, scores, manifest, served)
+                return Reply(200, answered, content)
+            case ["infer"]:
+                return _json({"error": f"{method} of inference: use POST"}, 405)
+        return _json({"error": f"no such endpoint: {method} of model '{manifest.name}'; see GET /v2"}, 404)
 
     def _manifest(self, name: str) -> Manifest:
         try:
@@ -79,22 +123,39 @@ class Ingress:
         except KeyError:
             raise UnknownApplication.named(name, self._manifests) from None
 
-    def _ready(self, application: str | None) -> Response:
-        if not self._driver.ready(application):
+    def _ready(self, application: str | None) -> Reply:
+        if not self.driver.ready(application):
             raise Unavailable(f"'{application or 'pliant'}' has no device up yet")
         return _json({"ready": True})
 
-    async def _policy(self, request: HttpRequest) -> Response:
+    async def _policy(self, body: bytes) -> Reply:
         try:
-            policy = orjson.loads(await request.body())["policy"]
+            policy = orjson.loads(body)["policy"]
         except (ValueError, KeyError, TypeError) as error:
             raise BadJson('policy: write {"policy": "pliant"}') from error
         if policy not in POLICIES:
             raise BadJson(f"policy: unknown policy {policy!r}; known are {', '.join(POLICIES)}")
-        await self._driver.set_policy(policy)
+        await self.driver.set_policy(policy)
         return _json({"policy": policy})
 
 
-def _json(data: Any, status: int = 200) -> Response:
+def _parts(target: str) -> list[str]:
+    """The names in a request's target: a path, or (to a proxy) a whole URL."""
+    try:
+        path = target if target.startswith("/") else urlsplit(target).path
+    except ValueError as error:
+        raise BadRequest(f"the target {brief(target)} is no URL: {error}") from error
+    return [unquote(part) for part in path.partition("?")[0].split("/") if part]
+
+
+def _json(data: Any, status: int = 200) -> Reply:
     body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return Response(body, status, media_type="application/json")
+    return Reply(status, JSON, body)
+
+
+def _only_ready(body: bytes) -> bool:
+    """What the body of a repository index asks; nothing asks for all."""
+    try:
+        return bool(body) and bool(orjson.loads(body).get("ready"))
+    except (ValueError, AttributeError) as error:
+        raise BadJson('repository index: write {"ready": true}, {} or nothing') from error

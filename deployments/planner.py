@@ -13,6 +13,7 @@ from ray import serve
 from deployments.catalogue import load_house
 from deployments.config import ClusterConfig
 from deployments.registry import DEVICE_LABEL, POOL_LABEL, deployment_name
+from deployments.reports import Gathering, Report
 from deployments.targets import write_targets
 from planner.controller import (
     Clock,
@@ -26,6 +27,7 @@ from planner.controller import (
     Solve,
     Solved,
 )
+from planner.ownership import divide
 from planner.plans import Plan
 from planner.standby import solve_with_surge
 from planner.variants import Device
@@ -36,25 +38,13 @@ logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a router tells the planner about twice a second."""
-
-    arrived: Mapping[str, int]  # by application
-    interval_s: float
-    accuracy: Mapping[str, float]  # by option
-    loaded: Mapping[str, frozenset[str]]  # units by device, as Ray Serve has told the router
-    violated: Mapping[str, int]  # by application: late, or refused for lack of time or room
-    cells: Mapping[str, tuple[int, ...]]  # by application: arrivals [cell]
-    in_cells: Mapping[str, tuple[float, ...]]  # by option: accuracy [cell]
-
-
-@dataclass(frozen=True, slots=True)
 class Bulletin:
     """What the planner answers: the plan in force, under a number that rises with each."""
 
     number: int
     plan: Plan | None
     status: Mapping[str, Any] = field(default_factory=dict)
+    owners: Mapping[str, str] = field(default_factory=dict)  # router by device; a device not named is anybody's
 
 
 class Planner:
@@ -65,6 +55,8 @@ class Planner:
         self._serve_application = serve.get_replica_context().app_name
         self._controller = Controller(self._house.catalogue, self._house.settings())
         self._time_limit_s = config.planner.time_limit_s
+        self._gathering = Gathering()
+        self._owners: dict[str, str] = {}
         self._loaded: Mapping[str, frozenset[str]] = {}
         self._number = 0
         self._why = ""
@@ -78,10 +70,22 @@ class Planner:
             self._started = True
             self._spawn(self._watch())
         self._loaded = report.loaded
-        self._handle(
-            Reported(report.arrived, report.interval_s, report.accuracy, report.violated, report.cells, report.in_cells)
-        )
-        return Bulletin(self._number, self._controller.plan, self._status())
+        now = time.monotonic()
+        told = self._gathering.take(report, now)
+        if told is not None:
+            self._handle(
+                Reported(told.arrived, told.interval_s, told.accuracy, told.violated, told.cells, told.in_cells)
+            )
+        self._divide(self._gathering.routers(now))
+        return Bulletin(self._number, self._controller.plan, self._status(), self._owners)
+
+    def _divide(self, routers: tuple[str, ...]) -> None:
+        """Give every router its part of the devices; a router alone has them all."""
+        pools = {device.name: device.pool for device in self._devices}
+        loaded = {device: units for device, units in self._loaded.items() if device in pools}
+        catalogue = self._house.catalogue
+        applications = {name: frozenset(catalogue.units_of(name)) for name in catalogue.applications}
+        self._owners = divide(loaded, pools, routers, applications, self._owners) if len(routers) > 1 else {}
 
     async def set_policy(self, policy: str) -> None:
         """Plan by another policy from now on."""

@@ -1,11 +1,11 @@
 """The words of the wire: Open Inference Protocol v2 requests, answers, metadata, and one error class per culprit.
 
-Bytes are read and written in `deployments.codec`. The errors as text:
+Bytes are read and written in `deployments.codec`, gRPC's messages in `deployments.grpc_codec`. The errors as text:
 
     WireError
       BadRequest          400   BadJson BadHeader BadEncoding BadName BadShape BadDatatype BadSize BadValue
-                                EmptyBatch TooManySamples
-      UnknownApplication  404
+                                EmptyBatch TooManySamples NotOffered
+      UnknownApplication  404   UnknownVersion
       BodyTooLarge        413
       ImpossibleBound     422
       ReplicaFailed       500
@@ -17,7 +17,8 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cache, lru_cache
+from typing import Any, ClassVar, Self
 
 import orjson
 from numpy.typing import NDArray
@@ -26,8 +27,10 @@ from deployments.config import Manifest, TensorSpec
 
 LABEL = "label"  # the output that every application has beside its scores: INT64 [sample], index of the answered class
 VERSION = "1"  # of every model: variants are Pliant's own choice, not the client's
-EXTENSIONS = ("binary_tensor_data",)
-PARAMETERS = ("deadline_ms", "min_accuracy", "priority", "binary_data_output")
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_repository")
+LONGEST = 100  # letters of a name that others are compared with: that takes long for the megabytes that may come
+BOUNDS = ("deadline_ms", "min_accuracy", "priority")
+PARAMETERS = (*BOUNDS, "binary_data_output")
 
 
 class WireError(Exception):
@@ -38,6 +41,10 @@ class WireError(Exception):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    def within(self, where: str) -> Self:
+        """The same error, its message saying where it was found; nothing is written where nothing is wrong."""
+        return type(self)(f"{where}: {self}", self.retry_after_s)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -99,6 +106,10 @@ class TooManySamples(BadRequest):
     """More samples than one request may have."""
 
 
+class NotOffered(BadRequest):
+    """A call of the protocol that does not fit this server: loading models is the planner's work."""
+
+
 class UnknownApplication(WireError):  # noqa: N818  # as BadRequest
     """No such application is served."""
 
@@ -108,7 +119,11 @@ class UnknownApplication(WireError):  # noqa: N818  # as BadRequest
     def named(cls, name: str, known: Iterable[str]) -> "UnknownApplication":
         """The error for `name`, with the nearest of the `known` applications."""
         known = sorted(known)
-        return cls(f"unknown application '{name}'{nearest(name, known)}")
+        return cls(f"unknown application {brief(name)}{nearest(name, known)}")
+
+
+class UnknownVersion(UnknownApplication):
+    """A version of a model other than its only one."""
 
 
 class BodyTooLarge(WireError):  # noqa: N818  # as BadRequest
@@ -148,7 +163,7 @@ class ReplicaFailed(WireError):  # noqa: N818  # as BadRequest
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown `name`: the nearest known one, or all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = len(name) <= LONGEST and difflib.get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known are {', '.join(known)}" if known else "; none is known"
@@ -201,6 +216,18 @@ def output_specs(manifest: Manifest) -> tuple[TensorSpec, TensorSpec]:
     return manifest.output, TensorSpec(LABEL, (), "INT64")
 
 
+@cache
+def all_outputs(scores: str, binary: bool) -> tuple[Output, ...]:
+    """What a request wants that names no output; `scores` is the manifest's output."""
+    return Output(scores, binary), Output(LABEL, binary)
+
+
+def check_version(version: str, name: str) -> None:
+    """Refuse a version that a model does not have; UnknownVersion."""
+    if version not in ("", VERSION):
+        raise UnknownVersion(f"application '{name}' has no version {brief(version)}; its only one is '{VERSION}'")
+
+
 def server_metadata(version: str) -> dict[str, Any]:
     """Body of `GET /v2`."""
     return {"name": "pliant", "version": version, "extensions": list(EXTENSIONS)}
@@ -215,6 +242,23 @@ def model_metadata(manifest: Manifest) -> dict[str, Any]:
         "inputs": [_tensor_metadata(manifest.input)],
         "outputs": [_tensor_metadata(spec) for spec in output_specs(manifest)],
     }
+
+
+def model_config(manifest: Manifest, max_batch_size: int) -> dict[str, Any]:
+    """Of Triton's model configuration what is true of an application; its clients look at the greatest batch."""
+    return {
+        "name": manifest.name,
+        "platform": "pliant",
+        "backend": "pliant",
+        "max_batch_size": max_batch_size,
+        "input": [_tensor_config(manifest.input)],
+        "output": [_tensor_config(spec) for spec in output_specs(manifest)],
+    }
+
+
+def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
+    """Without the batch axis; a tensor of one number for each sample has the shape [1] there."""
+    return {"name": spec.name, "data_type": f"TYPE_{spec.datatype}", "dims": list(spec.shape) or [1]}
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
@@ -233,22 +277,36 @@ def read_bounds(parameters: Mapping[str, Any], application: str) -> dict[str, fl
     """
     bounds = {}
     for name, value in parameters.items():
-        if name in ("deadline_ms", "min_accuracy", "priority"):
-            bounds[name] = _bound(name, value, f"application '{application}'")
-        elif name not in PARAMETERS and (near := difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.75)):
-            raise BadName(f"application '{application}': unknown parameter '{name}'; did you mean '{near[0]}'?")
+        if name in BOUNDS:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _in_range(name, value):
+                raise ImpossibleBound(f"application '{application}': {_amiss(name, value)}")
+            bounds[name] = float(value)
+        elif name not in PARAMETERS and len(name) <= LONGEST and (near := _mistyped(name)):
+            raise BadName(f"application '{application}': unknown parameter '{name}'; did you mean '{near}'?")
     return bounds
 
 
-def _bound(name: str, value: Any, where: str) -> float:
+@lru_cache(maxsize=256)  # clients send the same names again and again, and a search takes 30 µs
+def _mistyped(name: str) -> str | None:
+    near = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+def _in_range(name: str, value: float) -> bool:
+    return 0 <= value <= 1 if name == "min_accuracy" else 0 < value < math.inf
+
+
+def _amiss(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ImpossibleBound(f"{where}: {name} is {value!r}; write a number")
+        return f"{name} is {brief(value)}; write a number"
     if name == "min_accuracy":
-        if 0 <= value <= 1:
-            return float(value)
         remedy = f"so write {value / 100:g} for {value:g} %" if 1 < value <= 100 else "so write one from 0 to 1"
-        raise ImpossibleBound(f"{where}: min_accuracy is {value:g}; it is a fraction, {remedy}")
-    if not (value > 0 and math.isfinite(value)):
-        remedy = "write milliseconds from arrival above 0" if name == "deadline_ms" else "write a weight above 0"
-        raise ImpossibleBound(f"{where}: {name} is {value:g}; {remedy}, or leave it out")
-    return float(value)
+        return f"min_accuracy is {value:g}; it is a fraction, {remedy}"
+    remedy = "write milliseconds from arrival above 0" if name == "deadline_ms" else "write a weight above 0"
+    return f"{name} is {value:g}; {remedy}, or leave it out"
+
+
+def brief(value: Any) -> str:
+    """`value` as a message can hold it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deployments.channel import Address
+
 POOL_LABEL = "pliant.io/pool"  # of a Ray node
 DEVICE_LABEL = "pliant.io/device"
 
@@ -30,6 +32,7 @@ class Replica:
     device: str
     pool: str
     unit: str
+    address: Address | None = None  # of its channel
 
 
 class Registry:
@@ -42,7 +45,7 @@ class Registry:
     def publish(self, deployment: str, metadata: Mapping[str, Mapping[str, Any]]) -> None:
         """Ray Serve says that exactly these replicas (uid -> what they recorded of themselves) run."""
         self._replicas[deployment] = {
-            uid: Replica(uid, deployment, facts["device"], facts["pool"], facts["unit"])
+            uid: Replica(uid, deployment, facts["device"], facts["pool"], facts["unit"], _address(facts))
             for uid, facts in metadata.items()
             if facts  # a replica that has not recorded its place yet cannot be chosen
         }
@@ -56,6 +59,10 @@ class Registry:
     def all(self) -> list[Replica]:
         """Every replica that is up."""
         return [replica for replicas in self._replicas.values() for replica in replicas.values()]
+
+
+def _address(facts: Mapping[str, Any]) -> Address | None:
+    return Address(**facts["address"]) if facts.get("address") else None
 
 
 REGISTRY = Registry()

@@ -1,23 +1,27 @@
-"""The router deployment: HTTP in, the router machine in the middle, one call per batch to exactly one replica."""
+"""The router deployment's driver: requests in, the router machine in the middle, one call per batch to one replica."""
 
 import asyncio
-import contextvars
 import itertools
 import logging
 import math
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 
 from deployments.catalogue import load_house
+from deployments.channel import ChannelLost
 from deployments.config import DATATYPES, ClusterConfig
+from deployments.counters import Statistics
 from deployments.journal import Journalled, scene_key
-from deployments.planner import Bulletin, Report
+from deployments.looks import Looks
+from deployments.planner import Bulletin
 from deployments.protocol import (
     DeadlineUnmet,
     ImpossibleBound,
@@ -29,7 +33,9 @@ from deployments.protocol import (
     WireError,
 )
 from deployments.registry import REGISTRY, Replica, ReplicaGone
-from deployments.runtimes import ModelError
+from deployments.reports import Report
+from deployments.tickets import Answered, Done, Outcome, Ticket
+from deployments.transport import Transport
 from planner.accuracy import Estimate
 from planner.events import (
     Answer,
@@ -49,11 +55,10 @@ from planner.events import (
     WakeAt,
 )
 from planner.machines import RouterMachine
-from planner.router import PEEK, Router
+from planner.router import Router
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
-PEEK_WEIGHT = 0.02  # of one request in the mean time of a look
 OVERDUE = 0.5  # of the time that is left to its deadline, by which a batch may overrun before its device is doubted
 OVERDUE_S = 0.25  # and at least this
 
@@ -65,39 +70,59 @@ ERRORS: Mapping[str, type[WireError]] = {
     "failed": ReplicaFailed,
 }
 
-Outcome = Answer | ShortCircuit
-BY_LOOK = -1  # instead of an option, in what the estimator is told
-HERE = Device("router", "router")  # where a look is taken
-
 RETRY_AFTER_S = {"overload": 1.0, "unavailable": 2.0}  # told to the client
+GONE = (RayActorError, RayServeException, ReplicaGone, ChannelLost)  # the replica is, not just its batch
 
 logger = logging.getLogger("ray.serve")
 
 
-class RouterDriver:
-    """Translates between the router machine and the world: clock, timers, replicas, futures. It holds no policy."""
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A batch that a replica has now."""
 
-    def __init__(self, config: ClusterConfig, planner: DeploymentHandle, variants: Mapping[str, DeploymentHandle]):
+    run: Run
+    sent: float
+    timer: asyncio.TimerHandle
+    doubts: set[tuple[str, str]]  # (device, unit) that are believed down because of it
+
+
+class RouterDriver:
+    """Translates between the router machine and the world: clock, timers, replicas, clients. It holds no policy."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        planner: DeploymentHandle,
+        variants: Mapping[str, DeploymentHandle],
+        name: str,
+        secret: bytes,
+    ) -> None:
         self.house = load_house(config, check_models=False)
+        self.name = name
+        self.ingress = ""  # what brings requests in; told by the ingress
+        self.on_part: Callable[[bool], None] = lambda _: None  # told whether this router has any device to itself
         self._planner = planner
-        self._variants = variants
+        self._transport = Transport(variants, self.house.manifests, secret)
         catalogue, limits, journal = self.house.catalogue, self.house.limits(), config.router.journal
         self._machine = Router(catalogue, limits)
         self._decider: RouterMachine = self._machine
         if journal is not None:
             self._decider = Journalled(self._machine, journal, scene_key(catalogue, limits))
-        self._estimators = {name: self.house.estimator(name) for name in self.house.manifests}
-        self._arrived_in = {name: np.zeros(e.cells, np.int64) for name, e in self._estimators.items()}  # [cell]
-        self._peek_s = dict.fromkeys(self._estimators, 0.0)  # mean time that a look took of late, per sample
+        self._looks = Looks(self.house)
+        self.counters = Statistics(catalogue.applications, catalogue.units, time.time() - time.monotonic())
+        self._options = {
+            name: {option.name: i for i, option in enumerate(options)} for name, options in catalogue.options.items()
+        }
+        self._blanks = {
+            name: np.zeros(manifest.input.shape, DATATYPES[manifest.input.datatype])
+            for name, manifest in self.house.manifests.items()
+        }
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
-        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
-        self._inputs: dict[int, NDArray[Any]] = {}
-        self._scores: dict[int, NDArray[Any]] = {}
-        self._looked: dict[int, NDArray[np.float64]] = {}  # the posterior of each request that may be answered by it
+        self._waiting: dict[int, tuple[Ticket, int]] = {}  # by request, with the sample's index
+        self._flights: dict[int, Flight] = {}  # by batch
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._devices: dict[str, Device] = {}
-        self._doubted: set[tuple[str, str]] = set()  # (device, unit) that hold on to a batch for too long
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._bulletin = Bulletin(0, None)
@@ -109,121 +134,105 @@ class RouterDriver:
     # -- requests -------------------------------------------------------------------------------------------------
 
     async def infer(self, application: str, asked: InferRequest) -> tuple[NDArray[Any], Served]:
-        """Answer every sample of one request.
+        """Answer every sample of one request; when cancelled, what still waits is not run any more.
 
         Raises:
             WireError: what stood in the way, with its status code.
         """
-        arrived = self._loop.time()
+        future: asyncio.Future[Answered | WireError] = self._loop.create_future()
+
+        def done(result: Answered | WireError) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        ticket = self.submit(application, asked, done)
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            self.cancel(ticket)
+            raise
+        if isinstance(result, WireError):
+            raise result
+        return result.scores, result.served
+
+    def submit(self, application: str, asked: InferRequest, done: Done) -> Ticket:
+        """Take a request in; `done` is told its answer or error once, on the event loop, perhaps at once."""
+        arrived = time.monotonic()
         slo_s = self.house.catalogue.applications[application].slo_s
-        deadline = arrived + (asked.deadline_ms / 1e3 if asked.deadline_ms is not None else slo_s)
-        seen = self._look(application, asked.x)
-        sure = self._sure(seen)
+        deadline = arrived + (slo_s if asked.deadline_ms is None else asked.deadline_ms / 1e3)
+        seen = self._looks.look(application, asked.x)  # the time that it takes is the request's own
         requests = [
             Request(
                 next(self._ids), application, arrived, deadline, tuple(row), asked.min_accuracy, asked.priority, peek
             )
-            for row, peek in zip(seen.accuracy.tolist(), sure, strict=True)
+            for row, peek in zip(seen.accuracy.tolist(), self._sure(seen), strict=True)
         ]
-        if seen.theta is not None:
-            self._looked.update(zip((r.id for r in requests), seen.theta, strict=True))
-        try:
-            futures = [self._submit(request, sample) for request, sample in zip(requests, asked.x, strict=True)]
-            outcomes = await asyncio.gather(*futures)
-            return self._reply(application, requests, outcomes, seen)
-        finally:
-            self._forget(requests)
+        ticket = Ticket(application, asked, seen, requests, done)
+        for index, request in enumerate(requests):
+            self._waiting[request.id] = ticket, index
+        for request in requests:
+            self._handle(Arrived(request))
+        return ticket
 
-    def _look(self, application: str, x: NDArray[Any]) -> Estimate:
-        """What is expected of the samples; the time that it takes is the request's own, after its arrival."""
-        start = self._loop.time()
-        try:
-            seen = self._estimators[application].estimate(x)
-        except ModelError as error:  # the variants may do better
-            logger.warning("router: looking failed application=%s: %s", application, _brief(error))
-            return self._estimators[application].blind(len(x))
-        spent_s = (self._loop.time() - start) / len(x)
-        before = self._peek_s[application]
-        self._peek_s[application] = before + PEEK_WEIGHT * (spent_s - before) if before else spent_s
-        self._arrived_in[application] += np.bincount(seen.cell, minlength=len(self._arrived_in[application]))
-        return seen
+    def cancel(self, ticket: Ticket) -> None:
+        """The client has gone, or one of its samples has failed: what still waits is not run any more."""
+        for request in ticket.requests:
+            if self._waiting.pop(request.id, None) is not None:
+                self._handle(Cancelled(request.application, request.id))
 
     def _sure(self, seen: Estimate) -> list[float | None]:
         """θ_ŷ of each sample, where it may be answered by the look alone: not under a policy of one fixed variant."""
-        fixed = self._bulletin.status.get("policy", "pliant") != "pliant"
-        if seen.sure is None or fixed or not self.house.config.router.short_circuit:
+        if seen.sure is None or not self.house.config.router.short_circuit:
+            return [None] * len(seen.accuracy)
+        if self._bulletin.status.get("policy", "pliant") != "pliant":
             return [None] * len(seen.accuracy)
         return [float(sure) for sure in seen.sure]
 
-    def _submit(self, request: Request, sample: NDArray[Any]) -> "asyncio.Future[Outcome]":
-        future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._waiting[request.id] = future
-        self._inputs[request.id] = sample
-        self._handle(Arrived(request))
-        return future
-
-    def _reply(
-        self, application: str, requests: list[Request], outcomes: list[Outcome], seen: Estimate
-    ) -> tuple[NDArray[Any], Served]:
-        now = self._loop.time()
-        index = {option.name: i for i, option in enumerate(self.house.catalogue.options[application])}
-        scores = np.stack([self._scores_of(outcome) for outcome in outcomes])
-        given = [index[outcome.option] if isinstance(outcome, Answer) else BY_LOOK for outcome in outcomes]
-        self._estimators[application].answered(seen.likelihood, given, scores.argmax(axis=1).tolist())
-        pools = self.house.config.pools
-        devices = [outcome.device if isinstance(outcome, Answer) else HERE for outcome in outcomes]
-        return scores, Served(
-            variant=_joined(o.option.split("/", 1)[1] if isinstance(o, Answer) else PEEK for o in outcomes),
-            pool=_joined(device.pool for device in devices),
-            device=_joined(device.name for device in devices),
-            expected_accuracy=float(np.mean([_expected(o, i) for o, i in zip(outcomes, given, strict=True)])),
-            deadline_met=now <= requests[0].deadline,
-            latency_ms=1e3 * (now - requests[0].arrived),
-            emulated=any(device.pool in pools and pools[device.pool].emulated is not None for device in devices),
-        )
-
-    def _scores_of(self, outcome: Outcome) -> NDArray[Any]:
-        """The answer as every variant gives it, [class]; of a look, the log of its posterior."""
-        if isinstance(outcome, Answer):
-            return self._scores[outcome.request.id]
-        return np.log(np.maximum(self._looked[outcome.request.id], 1e-12)).astype(np.float32)
-
-    def _forget(self, requests: list[Request]) -> None:
-        """The client has its answer, an error, or has gone: what still waits is not run any more."""
-        for request in requests:
-            future = self._waiting.pop(request.id, None)
-            self._inputs.pop(request.id, None)
-            self._scores.pop(request.id, None)
-            self._looked.pop(request.id, None)
-            if future is not None and not (future.done() and not future.cancelled()):
-                self._handle(Cancelled(request.application, request.id))
-            elif future is not None and not future.cancelled():
-                future.exception()  # seen: of several samples, the first error is the one that was raised
+    def _finish(self, ticket: Ticket) -> None:
+        """Every sample has its outcome."""
+        given = ticket.given(self._options[ticket.application])
+        now = time.monotonic()
+        answered = ticket.answer(now, given, self.house.config.pools)
+        self.counters.applications[ticket.application].answered(len(given), now - ticket.requests[0].arrived, now)
+        self._looks.answered(ticket.application, ticket.seen, given, answered.scores.argmax(axis=1).tolist())
+        ticket.done(answered)
 
     # -- the machine ----------------------------------------------------------------------------------------------
 
-    def _handle(self, event: Event) -> None:
-        for action in self._decider.handle(event, self._loop.time()):
+    def _handle(self, event: Event, scores: NDArray[Any] | None = None) -> None:
+        """Tell the machine and do what it says; `scores` [request, class] go with a `Finished`."""
+        actions = self._decider.handle(event, time.monotonic())
+        for action in actions:
+            if isinstance(action, Run):  # first: no device shall wait until answers are written
+                self._run(action)
+        for action in actions:
             match action:
-                case Run():
-                    self._spawn(self._run(action))
-                case Answer(request) | ShortCircuit(request):
-                    self._settle(request, action)
+                case Answer(request, _, index):
+                    assert scores is not None
+                    self._settle(request, action, scores[index])
+                case ShortCircuit(request):
+                    self._settle(request, action, None)
                 case Reject(request, kind, reason):
-                    self._settle(
-                        request, ERRORS[kind](f"application '{request.application}': {reason}", RETRY_AFTER_S.get(kind))
-                    )
+                    text = f"application '{request.application}': {reason}"
+                    self._refuse(request, ERRORS[kind](text, RETRY_AFTER_S.get(kind)))
                 case WakeAt(instant):
                     self._wake_at(instant)
 
-    def _settle(self, request: Request, outcome: Outcome | WireError) -> None:
-        future = self._waiting.get(request.id)
-        if future is None or future.done():
-            return
-        if isinstance(outcome, WireError):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+    def _settle(self, request: Request, outcome: Outcome, row: NDArray[Any] | None) -> None:
+        found = self._waiting.pop(request.id, None)
+        if found is not None and found[0].settle(found[1], outcome, row):
+            self._finish(found[0])
+
+    def _refuse(self, request: Request, error: WireError) -> None:
+        found = self._waiting.pop(request.id, None)
+        if found is not None:
+            ticket, _ = found
+            if len(ticket.requests) > 1:  # the others: not now, in the middle of what the machine said
+                self._loop.call_soon(self.cancel, ticket)
+            if not ticket.failed:
+                ticket.failed = True
+                self.counters.applications[ticket.application].failed(time.monotonic() - request.arrived)
+                ticket.done(error)
 
     def _wake_at(self, instant: float) -> None:
         if self._timer is not None:
@@ -232,64 +241,76 @@ class RouterDriver:
         self._timer = self._loop.call_at(after, self._handle, Tick())
 
     def _spawn(self, work: Any) -> None:
-        """Run in an empty context: Ray Serve keys calls by the request that they are made in, and mixes them up."""
-        task = self._loop.create_task(work, context=contextvars.Context())
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, run: Run) -> None:
-        """Send one batch to one replica and tell the machine what came of it."""
-        try:
-            scores = await self._call(run)
-        except Exception as error:
-            lost = isinstance(error, RayActorError | RayServeException | ReplicaGone)
-            logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, error)
-            self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {_brief(error)}", lost))
-            return
-        for request, row in zip(run.requests, scores, strict=True):
-            if request.id in self._waiting:
-                self._scores[request.id] = row
-        self._handle(Finished(run.device, run.batch))
+    # -- batches --------------------------------------------------------------------------------------------------
 
-    async def _call(self, run: Run) -> NDArray[Any]:
-        """Scores [request, class]; an overdue batch's device counts as down, and its requests go elsewhere.
+    def _run(self, run: Run) -> None:
+        """Send one batch to its replica; `_ran` hears what comes of it, `_overdue` if nothing does."""
+        replica = self._replicas.get((run.device, run.unit))
+        if replica is None:
+            gone = ReplicaGone(f"'{run.unit}' has left device '{run.device}'")
+            self._loop.call_soon(self._ran, run, gone, 0.0)
+            return
+        expected_s = self._machine.times.expect(run.unit, replica.pool, len(run.requests))
+        now = time.monotonic()
+        left_s = run.requests[0].deadline - now - expected_s
+        patience_s = expected_s + max(OVERDUE_S, OVERDUE * left_s)
+        timer = self._loop.call_later(patience_s, self._overdue, run, expected_s)
+        self._flights[run.batch] = Flight(run, now, timer, set())
+        samples = [self._sample(request) for request in run.requests]
+        self._transport.send(replica, run.batch, samples, lambda result, busy_s: self._ran(run, result, busy_s))
+
+    def _sample(self, request: Request) -> NDArray[Any]:
+        """A request's input; zeros where its client has gone this very moment."""
+        found = self._waiting.get(request.id)
+        return self._blanks[request.application] if found is None else found[0].asked.x[found[1]]
+
+    def _ran(self, run: Run, result: NDArray[Any] | Exception, busy_s: float) -> None:
+        """A batch came back; one that was overdue is too late for the machine, which has queued its requests again."""
+        flight = self._flights.pop(run.batch, None)
+        if flight is not None:
+            flight.timer.cancel()
+        if isinstance(result, Exception):
+            lost = isinstance(result, GONE)
+            logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, result)
+            why = f"'{run.unit}' on '{run.device}' failed: {_brief(result)}"
+            self._handle(Failed(run.device, run.batch, why, lost))
+        else:
+            self._count(run, flight, busy_s)
+            self._handle(Finished(run.device, run.batch), result)
+        if flight is not None and flight.doubts:
+            self._replicas_changed()
+
+    def _count(self, run: Run, flight: Flight | None, busy_s: float) -> None:
+        if flight is not None:
+            queued_s = sum([flight.sent - request.arrived for request in run.requests])
+            self.counters.ran(run.unit, len(run.requests), queued_s, busy_s)
+
+    def _overdue(self, run: Run, expected_s: float) -> None:
+        """An overdue batch's device counts as down, and its requests go elsewhere.
 
         If no other device is left that could answer them, only the unit does.
         """
-        replica = self._replicas.get((run.device, run.unit))
-        if replica is None:
-            raise ReplicaGone(f"'{run.unit}' has left device '{run.device}'")
-        handle = self._variants[replica.deployment].options(session_id=replica.uid)
-        expected_s = self._machine.times.expect(run.unit, replica.pool, len(run.requests))
-        left_s = run.requests[0].deadline - self._loop.time() - expected_s
-        call = asyncio.ensure_future(_result(handle.infer.remote(self._batch(run))))
-        done, _ = await asyncio.wait((call,), timeout=expected_s + max(OVERDUE_S, OVERDUE * left_s))
-        if not done:
-            logger.warning("router: batch overdue unit=%s device=%s expected_s=%.3f", run.unit, run.device, expected_s)
-            doubts = {(run.device, unit) for device, unit in self._replicas if device == run.device}
-            if not self._answerable(run.requests[0].application, doubts):
-                doubts = {(run.device, run.unit)}
-                self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' is overdue", True))
-            self._doubted |= doubts
-            self._replicas_changed()
-            try:
-                return await call  # too late for the machine, which has queued its requests again
-            finally:
-                self._doubted -= doubts
-                self._replicas_changed()
-        return call.result()
+        logger.warning("router: batch overdue unit=%s device=%s expected_s=%.3f", run.unit, run.device, expected_s)
+        doubts = {(device, unit) for device, unit in self._replicas if device == run.device}
+        flight = self._flights[run.batch]
+        flight.doubts = doubts
+        if not self._answerable(run.requests[0].application):
+            flight.doubts = {(run.device, run.unit)}
+            self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' is overdue", True))
+        self._replicas_changed()
 
-    def _answerable(self, application: str, doubts: set[tuple[str, str]]) -> bool:
-        """Whether anything could still answer the application without these (device, unit)."""
+    def _doubted(self) -> set[tuple[str, str]]:
+        """The (device, unit) that hold on to a batch for too long."""
+        return set().union(*(flight.doubts for flight in self._flights.values()))
+
+    def _answerable(self, application: str) -> bool:
+        """Whether anything that this router has could answer the application now, doubts aside."""
         units = self.house.catalogue.units_of(application)
-        return any(unit in units for _, unit in self._replicas.keys() - self._doubted - doubts)
-
-    def _batch(self, run: Run) -> NDArray[Any]:
-        """The inputs [request, ...]; zeros for a request whose client has gone this very moment."""
-        spec = self.house.manifests[run.requests[0].application].input
-        inputs = [self._inputs.get(request.id) for request in run.requests]
-        blank = np.zeros(spec.shape, DATATYPES[spec.datatype])
-        return np.stack([blank if x is None else x for x in inputs])
+        return any(here & units for device, here in self._loaded(self._doubted()).items() if device in self._devices)
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 
@@ -297,29 +318,28 @@ class RouterDriver:
         self._loop.call_soon_threadsafe(self._replicas_changed)
 
     def _replicas_changed(self) -> None:
-        """Tell the machine which devices hold which units now."""
+        """Tell the machine which of its devices hold which units now."""
         replicas = REGISTRY.all()
+        self._transport.update(replicas)
         self._replicas = {(r.device, r.unit): r for r in replicas}
         pools = {r.device: r.pool for r in replicas}
-        loaded = self._loaded(self._doubted)
-        for name in self._devices.keys() - loaded.keys():
+        owners = self._bulletin.owners
+        loaded = self._loaded(self._doubted())
+        mine = {device: units for device, units in loaded.items() if owners.get(device, self.name) == self.name}
+        for name in self._devices.keys() - mine.keys():
             del self._devices[name]
             self._handle(DeviceDown(name))
-        for name, units in loaded.items():
+        for name, units in mine.items():
             device = self._devices.setdefault(name, Device(name, pools[name]))
             self._handle(DeviceUp(device, units))
 
     def _loaded(self, but: Collection[tuple[str, str]] = ()) -> dict[str, frozenset[str]]:
+        """The units that each device holds, whoever's it is."""
         loaded: dict[str, set[str]] = {}
         for device, unit in self._replicas:
             if (device, unit) not in but:
                 loaded.setdefault(device, set()).add(unit)
         return {device: frozenset(units) for device, units in loaded.items()}
-
-    def _mix_of(self, application: str) -> dict[str, float]:
-        """The label mix that is believed to arrive now, by class."""
-        mix = self._estimators[application].prior
-        return dict(zip(self.house.manifests[application].classes, mix.tolist(), strict=True))
 
     async def _report(self) -> None:
         """Report to the planner twice a second and take over its plan, for as long as the router lives."""
@@ -327,19 +347,20 @@ class RouterDriver:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             self._handle(Tick())  # so that utilisation and prices also fall while nothing comes in
+            self._looks.settle()
             now = self._loop.time()
             counts = self._machine.take_counts()
             arrived = {name: count.arrived for name, count in counts.items()}
             violated = {name: count.violated for name, count in counts.items()}
-            cells, self._arrived_in = self._arrived_in, {n: np.zeros_like(c) for n, c in self._arrived_in.items()}
             report = Report(
+                self.name,
                 arrived,
                 now - told_at,
-                self._accuracies(),
+                self._looks.accuracies(),
                 self._loaded(),
                 violated,
-                {name: tuple(found.tolist()) for name, found in cells.items()},
-                self._in_cells(),
+                self._looks.take_cells(),
+                self._looks.in_cells(),
             )
             told_at = now
             try:
@@ -347,25 +368,12 @@ class RouterDriver:
             except Exception as error:  # the planner restarts: the plan in force goes on
                 logger.warning("router: the planner does not answer: %r", error)
                 continue
-            if bulletin.plan is not None and bulletin.number != self._bulletin.number:
+            before, self._bulletin = self._bulletin, bulletin
+            if bulletin.plan is not None and bulletin.number != before.number:
                 self._handle(PlanChanged(bulletin.plan))
-            self._bulletin = bulletin
-
-    def _accuracies(self) -> dict[str, float]:
-        """Each option's accuracy on the label mix that arrives now."""
-        return {
-            option.name: float(value)
-            for name, estimator in self._estimators.items()
-            for option, value in zip(self.house.catalogue.options[name], estimator.current(), strict=True)
-        }
-
-    def _in_cells(self) -> dict[str, tuple[float, ...]]:
-        """Each option's accuracy in each cell, on the label mix that arrives now."""
-        return {
-            option.name: tuple(row.tolist())
-            for name, estimator in self._estimators.items()
-            for option, row in zip(self.house.catalogue.options[name], estimator.in_cells(), strict=True)
-        }
+            if bulletin.owners != before.owners:
+                self._replicas_changed()
+                self.on_part(self.name in bulletin.owners.values() or not bulletin.owners)
 
     async def set_policy(self, policy: str) -> None:
         """Pass on to the planner."""
@@ -373,7 +381,7 @@ class RouterDriver:
 
     def ready(self, application: str | None = None) -> bool:
         """Whether some device can answer the application, or every one of them."""
-        up = {unit for _, unit in self._replicas}
+        up = {unit for device, unit in self._replicas if device in self._devices}
         names = [application] if application else list(self.house.manifests)
         return all(up & self.house.catalogue.units_of(name) for name in names)
 
@@ -388,8 +396,12 @@ class RouterDriver:
             "utilisation": prices.utilisation,
             "prices": self._machine.device_prices,
             "overhead_s": {pool: self._machine.times.overhead_s(pool) for pool in self.house.config.pools},
-            "peek_s": dict(self._peek_s),
-            "label_mix": {name: self._mix_of(name) for name in self._estimators},
+            "peek_s": dict(self._looks.cost_s),
+            "router": self.name,
+            "owners": self._bulletin.owners,
+            "ingress": self.ingress,
+            "transport": self._transport.counts(),
+            "label_mix": self._looks.mix(),
             "loaded": {device: sorted(units) for device, units in self._loaded().items()},
             "plan": None
             if plan is None
@@ -405,20 +417,6 @@ class RouterDriver:
                 ],
             },
         }
-
-
-async def _result(response: DeploymentResponse) -> NDArray[Any]:
-    scores, _ = await response
-    return np.asarray(scores)
-
-
-def _expected(outcome: Outcome, option: int) -> float:
-    request = outcome.request
-    return request.accuracy[option] if isinstance(outcome, Answer) else request.peek or 0.0
-
-
-def _joined(names: Any) -> str:
-    return ",".join(dict.fromkeys(names))
 
 
 def _brief(error: Exception) -> str:

@@ -1,30 +1,52 @@
 """One copy of a model variant on one device: the Serve deployment that runs batches."""
 
+import logging
+import threading
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray import serve
 
+from deployments.channel import ChannelServer
 from deployments.config import Manifest, PoolConfig
 from deployments.registry import DEVICE_LABEL
 from deployments.runtimes import Runtime
+from deployments.secret import cluster_secret
+
+logger = logging.getLogger("ray.serve")
 
 
 class Variant:
     """Holds one unit in memory; the router sees to it that a device runs one batch at a time."""
 
     def __init__(self, unit: str, pool_name: str, model_path: str, manifest: Manifest, pool: PoolConfig) -> None:
-        self._facts = {"unit": unit, "pool": pool_name, "device": _device_name(pool_name)}
+        self._facts: dict[str, Any] = {"unit": unit, "pool": pool_name, "device": _device_name(pool_name)}
         self._runtime = Runtime(model_path, manifest, pool)
+        self._busy = threading.Lock()
+        self._facts["address"] = self._listen(manifest)
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """What Ray Serve tells every router about this replica."""
         return self._facts
 
+    def _listen(self, manifest: Manifest) -> dict[str, Any] | None:
+        """Take batches over a channel too; without one they come through Ray Serve."""
+        secret = cluster_secret(serve.get_replica_context().app_name)
+        try:
+            host = ray.util.get_node_ip_address()
+            self._channel = ChannelServer(self.infer, manifest, secret, host)
+        except OSError as error:
+            logger.warning("variant: no channel, batches come through Ray Serve: %s", error)
+            return None
+        return asdict(self._channel.address)
+
     def infer(self, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:
         """Scores [sample, class] of the batch [sample, ...], and the seconds that the device was busy."""
-        return self._runtime.run(np.asarray(batch))
+        with self._busy:
+            return self._runtime.run(np.asarray(batch))
 
 
 def _device_name(pool: str) -> str:

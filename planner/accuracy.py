@@ -117,6 +117,11 @@ class Estimator:
         return self._mix.current
 
     @property
+    def peeks(self) -> bool:
+        """Whether it looks at requests at all."""
+        return self._peek is not None
+
+    @property
     def cells(self) -> int:
         """The number of cells that requests are told apart in; 1 without a model."""
         return 1 if self._cells is None else len(self._cells)

@@ -19,6 +19,10 @@ class Budget:
         """Takes note of HiGHS' time; a clock needs no telling."""
         self._run_s += run_s
 
+    def charge(self, spent_s: float) -> None:
+        """Takes note of what a search with a budget of its own has spent, building models included."""
+        self._run_s += spent_s / (1 + BESIDE)
+
     @property
     def spent_s(self) -> float:
         """Seconds gone by."""

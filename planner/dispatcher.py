@@ -1,7 +1,6 @@
 """Forms batches: which waiting requests go together on an idle device, now or once their batch has grown."""
 
-import heapq
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -66,11 +65,7 @@ class Dispatcher:
         batch. Requests whose ids are in `alone` share a batch with none.
         """
         chosen = self._revised(route, here, now) if self._parts.revised else route
-        if chosen is not route:
-            together = heapq.merge(route.queue, chosen.queue, key=urgency)
-            queue = list(islice((r for r in together if _admits(chosen, r)), len(chosen.table)))
-        else:
-            queue = route.queue
+        queue = route.queue if chosen is route else _together(route, chosen)
         margin_s = self._waiting.margin_s
         if self._parts.early_drop:
             passed, room = doomed_heads(chosen, queue, now, margin_s)
@@ -85,8 +80,9 @@ class Dispatcher:
         head, place = route.queue[0], route.place
         best, best_value = route, self._value(route, route, head, now)
         others_wait = sum(place.waiting_s) - route.work_s > 1e-9
+        accuracy, least = head.accuracy, head.min_accuracy
         for other in here:
-            if other is route or not _admits(other, head) or (other.cost >= route.cost and others_wait):
+            if other is route or accuracy[other.index] < least or (other.cost >= route.cost and others_wait):
                 continue
             value = self._value(other, route, head, now)
             if value > best_value + 1e-9:
@@ -123,15 +119,17 @@ class Dispatcher:
         return start_by(route.table, route.overhead_s, size, head.arrived, deadline, self._waiting.patience)
 
 
-def _admits(route: Route, request: Request) -> bool:
-    return request.accuracy[route.index] >= request.min_accuracy
+def _together(route: Route, chosen: Route) -> list[Request]:
+    """The most urgent of those that wait for either and may be answered by `chosen`; more than a batch of them."""
+    index, most = chosen.index, len(chosen.table)
+    admitted = list(islice((r for r in route.queue if r.accuracy[index] >= r.min_accuracy), most))
+    return sorted([*admitted, *chosen.queue[:most]], key=urgency)[:most] if chosen.queue else admitted
 
 
 def _mates(requests: Sequence[Request], first: int, room: int, alone: Collection[int]) -> tuple[Request, ...]:
     """The requests that go with the first one that is not passed over."""
+    if not alone:
+        return tuple(requests[first : first + room])
     if requests[first].id in alone:
         return (requests[first],)
-    later: Iterable[Request] = islice(requests, first, None)
-    if alone:
-        later = (request for request in later if request.id not in alone)
-    return tuple(islice(later, room))
+    return tuple(islice((request for request in islice(requests, first, None) if request.id not in alone), room))

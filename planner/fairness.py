@@ -73,7 +73,7 @@ def solve_fair(
     plan = solve_packed(problem, devices, loaded, time_limit_s if efficient else PART * time_limit_s, clock=clock)
     if efficient or plan.status == "empty":
         return plan
-    budget.spend(plan.solve_s)
+    budget.charge(plan.solve_s)
     reference = alone(problem, PART * max(0.0, budget.left_s)) if reference is None else reference
     aim = _aim(problem, None, plan, fairness, reference, PART * max(0.0, budget.left_s))
     aimed = solve_packed(toward(problem, aim), devices, loaded, max(0.0, budget.left_s), clock=clock)

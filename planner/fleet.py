@@ -73,13 +73,21 @@ class Twins:
     load: Load = field(default_factory=Load)
     idle: dict[str, Executor] = field(default_factory=dict)
     used: float = 0.0  # the fraction of them at work lately
+    kind: int = 0  # index among all kinds of devices
+    price: float = 0.0  # of a second of one of them
     _used_at: float = 0.0
     _ends: list[tuple[float, int, Executor]] = field(default_factory=list)  # a heap; old entries are left in it
+    rank: tuple[int, list[str]] = field(init=False)  # those with the fewest other uses first
+    _loads: tuple[Load, ...] = field(init=False)  # that its devices count in
+
+    def __post_init__(self) -> None:
+        self.rank = len(self.units), sorted(self.units)
+        self._loads = (self.load, self.place.load) if self.units else (self.load,)  # what holds nothing cannot work
 
     def join(self, executor: Executor) -> None:
         """The device holds these units from now on."""
-        executor.twins = self
-        for load in self._loads():
+        executor.twins, self.place.altered = self, True
+        for load in self._loads:
             load.devices += 1
         if executor.running is None:
             self.idle[executor.device.name] = executor
@@ -88,7 +96,8 @@ class Twins:
 
     def leave(self, executor: Executor) -> None:
         """The device does not hold these units any more."""
-        for load in self._loads():
+        self.place.altered = True
+        for load in self._loads:
             load.devices -= 1
         if executor.running is None:
             del self.idle[executor.device.name]
@@ -111,6 +120,8 @@ class Twins:
 
     def look(self, now: float) -> None:
         """Bring `used` up to date."""
+        if now == self._used_at:
+            return
         passed, self._used_at = now - self._used_at, now
         self.used += (self.load.busy / self.load.devices - self.used) * (1 - exp(-passed / LATELY_S))
 
@@ -126,7 +137,7 @@ class Twins:
                 return free_at
             else:
                 later = max(2 * now - executor.running.expected, now + 1e-9)
-                for load in self._loads():
+                for load in self._loads:
                     load.ends += later - executor.free_at
                 executor.free_at = later
                 heapq.heapreplace(self._ends, (later, number, executor))
@@ -134,19 +145,15 @@ class Twins:
 
     def _busy(self, executor: Executor) -> None:
         assert executor.running is not None
-        for load in self._loads():
+        for load in self._loads:
             load.busy += 1
             load.ends += executor.free_at
         heapq.heappush(self._ends, (executor.free_at, executor.running.id, executor))
 
     def _not_busy(self, executor: Executor) -> None:
-        for load in self._loads():
+        for load in self._loads:
             load.busy -= 1
             load.ends = load.ends - executor.free_at if load.busy else 0.0  # no rounding error outlives the load
-
-    def _loads(self) -> tuple[Load, ...]:
-        """Those that its devices count in; one that holds nothing cannot work for its pool."""
-        return (self.load, self.place.load) if self.units else (self.load,)
 
 
 @dataclass(slots=True, eq=False)
@@ -158,12 +165,13 @@ class Place:
     load: Load = field(default_factory=Load)
     twins: dict[frozenset[str], Twins] = field(default_factory=dict)
     waiting_s: list[float] = field(default_factory=list)  # [class], device-seconds
+    altered: bool = False  # devices have come, gone or changed what they hold since routes were last found
     _seen_at: tuple[float, float] = (-1.0, -1.0)
     _seen: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def first_free(self, now: float) -> float:
         """When the first device that holds anything should be free."""
-        return min((twins.first_free(now) for twins in self.twins.values() if twins.units), default=float("inf"))
+        return min([twins.first_free(now) for twins in self.twins.values() if twins.units], default=float("inf"))
 
     def look(self, now: float, left_s: float) -> tuple[float, float, float]:
         """As `start_after` needs it: the first free device, the mean, and the device-seconds that wait.
@@ -174,10 +182,16 @@ class Place:
         if self._seen_at != (now, left_s):
             work_s = 0.0
             for waiting_s, slo_s in zip(self.waiting_s, self.slos_s, strict=True):
-                work_s += waiting_s * (left_s / slo_s if left_s < slo_s else 1.0)
+                if waiting_s:
+                    work_s += waiting_s * (left_s / slo_s if left_s < slo_s else 1.0)
             self._seen = (self.first_free(now) - now, self.load.remaining_s(now), work_s)
             self._seen_at = (now, left_s)
         return self._seen
+
+    def waits(self, slo_class: int, more_s: float) -> None:
+        """So many device-seconds more wait."""
+        self.waiting_s[slo_class] += more_s
+        self._seen_at = (-1.0, -1.0)
 
     def changed(self) -> None:
         """What was found does not hold any more."""
@@ -191,7 +205,8 @@ class Fleet:
         classes = tuple(sorted(set(slos_s)))
         self.executors: dict[str, Executor] = {}
         self.places = {name: Place(name, classes, waiting_s=[0.0] * len(classes)) for name in pools}
-        self._batches = 0
+        self._devices = 0  # that hold anything
+        self._batches, self._under_way = 0, 0
         self._needed = 0.0  # sum over the batches under way
 
     def up(self, device: Device, units: frozenset[str]) -> bool:
@@ -207,6 +222,7 @@ class Fleet:
             known.device = device
         twins.join(known)
         twins.place.changed()
+        self._count()
         return True
 
     def down(self, name: str) -> Batch | None:
@@ -216,6 +232,7 @@ class Fleet:
             return None
         self._leave(executor)
         self._ended(executor.running)
+        self._count()
         return executor.running
 
     def lose(self, name: str, unit: str) -> None:
@@ -236,6 +253,7 @@ class Fleet:
         """The device runs these requests from now on; numbers the batch."""
         self._batches += 1
         batch = Batch(self._batches, unit, option, requests, now, now + takes_s, need)
+        self._under_way += 1
         self._needed += need
         executor.twins.start(executor, batch)
         executor.twins.place.changed()
@@ -263,14 +281,15 @@ class Fleet:
 
     def needed(self) -> float:
         """The fraction of all devices that the batches under way would need if all were as large as planned."""
-        devices = sum(place.load.devices for place in self.places.values())
-        return min(1.0, self._needed / devices) if devices else 0.0
+        return min(1.0, self._needed / self._devices) if self._devices else 0.0
 
     def _ended(self, batch: Batch | None) -> None:
         if batch is not None:
-            self._needed -= batch.need
-        if not any(place.load.busy for place in self.places.values()):
-            self._needed = 0.0
+            self._under_way -= 1
+            self._needed = self._needed - batch.need if self._under_way else 0.0  # no rounding error outlives the load
+
+    def _count(self) -> None:
+        self._devices = sum(place.load.devices for place in self.places.values())
 
     def _twins(self, pool: str, units: frozenset[str]) -> Twins:
         place = self.places[pool]

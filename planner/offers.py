@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isclose, isfinite
 
 from planner.plans import Problem
-from planner.profiles import planned_batch
+from planner.profiles import LatencyCurve, planned_batch
 from planner.variants import Application, Option
 
 
@@ -33,9 +34,15 @@ def offers(problem: Problem) -> dict[tuple[str, str], Offer]:
             if curve is None or pool.devices < 1 or pool.reserved >= 1 or unit.memory_bytes > pool.memory_bytes:
                 continue
             time_s = (applications[unit.application].slo_s - problem.overhead_s) / walks[unit.name]
-            if batch := planned_batch(curve, time_s, 0.0):
-                found[pool.name, unit.name] = Offer(batch, curve.at(batch) / batch)
+            if offer := _offer(curve, time_s):
+                found[pool.name, unit.name] = offer
     return found
+
+
+@lru_cache(maxsize=16_384)  # one solve asks ten times for each, and the next for the same
+def _offer(curve: LatencyCurve, time_s: float) -> Offer | None:
+    batch = planned_batch(curve, time_s, 0.0)
+    return Offer(batch, curve.at(batch) / batch) if batch else None
 
 
 def servable(problem: Problem, offered: Mapping[tuple[str, str], Offer]) -> tuple[Option, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,11 +120,18 @@ def all_patterns(problem: Problem, offered: Sequence[Key], most: int) -> list[Sp
     found: list[Spot] = []
     for pool in problem.pools:
         units = sorted(unit for name, unit in offered if name == pool.name)
+        if 2 ** _together([memory[unit] for unit in units], pool.memory_bytes) - 1 > most:
+            return None
         for pattern in _subsets(units, memory, pool.memory_bytes):
             found.append((pool.name, pattern))
             if len(found) > most:
                 return None
     return found
+
+
+def _together(sizes: Sequence[int], room: int) -> int:
+    """How many fit at once, the smallest first: of these every subset does."""
+    return sum(used <= room for used in accumulate(sorted(sizes)))
 
 
 def _subsets(units: Sequence[str], memory: Mapping[str, int], room: int) -> Iterator[Pattern]:

@@ -50,11 +50,10 @@ class Arrivals:
     rate_rps: float = 0.0
     latest: deque[tuple[float, ...]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
-    def follow(self, passed_s: float) -> None:
-        """Bring the rate up to date: the mean, or what came lately where that is a burst."""
+    def follow(self, passed_s: float, slow: float, fast: float) -> None:
+        """Bring the rate up to date: the mean, or what came lately where that is a burst; each keeps so much."""
         seen = self.count / passed_s
         self.count = 0
-        slow, fast = math.exp(-passed_s / RATE_S), math.exp(-passed_s / BURST_S)
         self.mean_rps = slow * self.mean_rps + (1 - slow) * seen
         self.lately_rps = fast * self.lately_rps + (1 - fast) * seen
         beyond = BURST_SIGMAS * math.sqrt(max(self.mean_rps, 1 / BURST_S) / (2 * BURST_S))
@@ -74,6 +73,9 @@ class Prices:
     def __init__(self, target: float) -> None:
         self._target = target
         self._ways: Ways | None = None
+        self._device_s: Floats = np.zeros((0, 0))  # [application, way], 0 where there is none
+        self._barred: Floats = np.zeros((0, 1, 0))  # [application, 1, way], −∞ where there is none but others are
+        self._worth: Floats | None = None  # accuracy [application, sample, way]; None since anything of it has changed
         self._arrivals: dict[str, Arrivals] = {}
         self._at: float | None = None
         self._seen_at: float | None = None
@@ -83,14 +85,23 @@ class Prices:
         self.by_kind: Floats = np.zeros(0)  # [kind]
         self.utilisation = 0.0
 
-    def offer(self, ways: Ways, prices: Floats, highest: float) -> None:
-        """What can be given now; `prices` [kind] to begin with, and the price beyond which nothing changes any more."""
-        longest_s = ways.device_s[np.isfinite(ways.device_s)].max(initial=0.0)
-        self._ways, self.dearest = ways, highest
+    def restart(self, prices: Floats, highest: float, longest_s: float) -> None:
+        """Begin with these prices [kind], of other kinds of devices than before.
+
+        Beyond `highest` nothing changes any more; `longest_s` is the longest device time of a request.
+        """
+        self.dearest = highest
         self._range = (LOWEST / max(longest_s, 1e-9), HIGHEST * highest)
-        self.by_kind = np.clip(prices, *self._range)
+        self.by_kind = np.minimum(np.maximum(prices, self._range[0]), self._range[1])
         if len(self._over) != len(prices):
             self._over, self._stride = np.zeros(len(prices)), np.full(len(prices), SLOWEST)
+
+    def offer(self, ways: Ways) -> None:
+        """What can be given now, on the kinds of devices that there are since the last `restart`."""
+        finite = np.isfinite(ways.device_s)
+        self._device_s = np.where(finite, ways.device_s, 0.0)
+        self._barred = np.where(finite | ~finite.any(axis=1, keepdims=True), 0.0, -np.inf)[:, None, :]
+        self._ways, self._worth = ways, None
 
     def begin(self, prices: Floats) -> None:
         """Prices [kind] to begin with, those of a plan, as long as nothing has come in that would tell better."""
@@ -105,6 +116,7 @@ class Prices:
         seen.count += 1
         if not seen.latest or seen.latest[-1] is not accuracy:
             seen.latest.append(accuracy)
+            self._worth = None
 
     def observe(self, now: float, needed: float) -> None:
         """The fraction `needed` of all devices has been at work since the last call."""
@@ -124,8 +136,9 @@ class Prices:
         """
         passed_s = EVERY_S if self._at is None else now - self._at
         self._at = now
+        slow, fast = math.exp(-passed_s / RATE_S), math.exp(-passed_s / BURST_S)
         for seen in self._arrivals.values():
-            seen.follow(passed_s)
+            seen.follow(passed_s, slow, fast)
         ways = self._ways
         if ways is None or not len(ways.devices):
             return False
@@ -136,39 +149,41 @@ class Prices:
         return bool((np.abs(self.by_kind - before) > SETTLED * before).any())
 
     def _ascend(self, ways: Ways, capacity: Floats) -> None:
-        accuracy, rates = self._expected(ways)
-        finite = np.isfinite(ways.device_s)
-        device_s = np.where(finite, ways.device_s, 0.0)
-        barred = np.where(finite | ~finite.any(axis=1, keepdims=True), 0.0, -np.inf)[:, None, :]
-        prices, kinds = self.by_kind, len(ways.devices)
+        """A few steps from where the prices are; in bare ufuncs, since arrays are so small that wrappers cost most."""
+        if self._worth is None:
+            self._worth = self._expected(ways) + self._barred
+        worth, device_s, kinds = self._worth, self._device_s, len(ways.devices)
+        seen = [self._arrivals.get(name) for name in ways.applications]
+        rates = np.array([0.0 if arrivals is None else arrivals.rate_rps for arrivals in seen])
         work_s = rates[:, None] * device_s  # [application, way], if all of it went that way
-        flat = ways.kind.ravel()
+        flat, (lowest, highest), prices = ways.kind.ravel(), self._range, self.by_kind
         for _ in range(STEPS):
-            value = accuracy - (prices[ways.kind] * device_s)[:, None, :] + barred
-            value -= value.max(axis=2, keepdims=True)
-            part = np.exp(value / BLUR)
-            part /= part.sum(axis=2, keepdims=True)
-            load = np.bincount(flat, (part.mean(axis=1) * work_s).ravel(), kinds)
-            over = np.clip(load / capacity - 1, -1.0, 1.0)
-            turned = over * self._over < 0
-            self._stride = np.clip(self._stride * np.where(turned, SLOWER, FASTER), SLOWEST, FASTEST)
+            value = worth - (np.take(prices, ways.kind) * device_s)[:, None, :]
+            value -= np.maximum.reduce(value, axis=2, keepdims=True)
+            value /= BLUR
+            part = np.exp(value, out=value)
+            part /= np.add.reduce(part, axis=2, keepdims=True)
+            share = part[:, 0] if part.shape[1] == 1 else part.mean(axis=1)  # [application, way]
+            load = np.bincount(flat, (share * work_s).ravel(), kinds)
+            over = np.minimum(np.maximum(load / capacity - 1, -1.0), 1.0)
+            faster = np.where(over * self._over < 0, SLOWER, FASTER)
+            self._stride = np.minimum(np.maximum(self._stride * faster, SLOWEST), FASTEST)
             self._over = over
-            before, prices = prices, np.clip(prices * np.exp(self._stride * over), *self._range)
-            if (np.abs(prices - before) <= SETTLED * before).all():
+            before = prices
+            prices = np.minimum(np.maximum(prices * np.exp(self._stride * over), lowest), highest)
+            if np.logical_and.reduce(np.abs(prices - before) <= SETTLED * before):
                 break
         self.by_kind = prices
 
-    def _expected(self, ways: Ways) -> tuple[Floats, Floats]:
-        """Accuracy [application, sample, way] of the latest requests, and rates [application]."""
+    def _expected(self, ways: Ways) -> Floats:
+        """Accuracy [application, sample, way] of the latest requests."""
         options = int(ways.option.max()) + 1
         samples = max((len(arrivals.latest) for arrivals in self._arrivals.values()), default=1)
         seen = np.zeros((len(ways.applications), samples, options))
-        rates = np.zeros(len(ways.applications))
         for i, name in enumerate(ways.applications):
             arrivals = self._arrivals.get(name)
-            if arrivals is not None and arrivals.latest:
-                rates[i] = arrivals.rate_rps
+            if arrivals is not None:
                 latest = list(arrivals.latest)
                 rows = np.array([latest[j % len(latest)] for j in range(samples)])
                 seen[i, :, : rows.shape[1]] = rows[:, :options]
-        return np.take_along_axis(seen, ways.option[:, None, :], axis=2), rates
+        return np.take_along_axis(seen, ways.option[:, None, :], axis=2)

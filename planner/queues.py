@@ -1,8 +1,7 @@
 """Who waits where, and when to look at whom again: the router's book-keeping, without any judgement."""
 
 import heapq
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
 from planner.events import Request
@@ -17,6 +16,7 @@ class Queues:
     def __init__(self, applications: Iterable[str]) -> None:
         self.queued = dict.fromkeys(applications, 0)  # by application
         self.touched: dict[int, Route] = {}  # by identity: who waits there has changed since this was last emptied
+        self.waited: dict[int, Route] = {}  # by identity: those that some request waits for
         self._at: dict[int, Route | None] = {}  # by request; None while no admissible route is up
         self._homeless: dict[int, Request] = {}
         self._timers: list[tuple[float, int, Route | Request]] = []  # a heap; those that have moved are left in it
@@ -34,37 +34,41 @@ class Queues:
             self._set(request.deadline, request)
         else:
             route.join(request)
-            self.touched[id(route)] = route
+            self.touched[id(route)] = self.waited[id(route)] = route
 
-    def take(self, requests: Iterable[Request]) -> None:
-        """These requests, each of which waits for a route, do not wait any more."""
-        waited: dict[int, list[Request]] = defaultdict(list)
-        routes: dict[int, Route] = {}
-        for request in requests:
-            route = self._at.pop(request.id)
+    def take(self, requests: Sequence[Request]) -> None:
+        """These requests of one application, each of which waits for a route, do not wait any more."""
+        routes = [self._at.pop(request.id) for request in requests]
+        self.queued[requests[0].application] -= len(requests)
+        left = requests
+        for route in dict.fromkeys(routes):  # nearly always one
             assert route is not None  # they were found in a queue
-            routes[id(route)] = route
-            waited[id(route)].append(request)
-            self.queued[request.application] -= 1
-        for key, route in routes.items():
-            route.take(waited[key])
-            self.touched[key] = route
+            if routes.count(route) < len(routes):
+                left = [request for request, at in zip(requests, routes, strict=True) if at is route]
+            route.take(left)
+            self.touched[id(route)] = route
+            if not route.queue:
+                del self.waited[id(route)]
 
-    def leave(self, request_id: int) -> None:
+    def leave(self, request_id: int) -> Request:
         """A request, wherever it waits, does not wait any more."""
         route = self._at[request_id]
         if route is not None:
-            self.take([next(request for request in route.queue if request.id == request_id)])
+            request = next(request for request in route.queue if request.id == request_id)
+            self.take([request])
         else:
             del self._at[request_id]
-            self.queued[self._homeless.pop(request_id).application] -= 1
+            request = self._homeless.pop(request_id)
+            self.queued[request.application] -= 1
+        return request
 
     def turn_out(self, gone: Iterable[Request]) -> list[Request]:
         """Those without a route, and those `gone` from the queue of one that is no more: none of them waits now."""
         homeless, self._homeless = list(self._homeless.values()), {}
         found = [*homeless, *gone]
         for request in found:
-            del self._at[request.id]
+            route = self._at.pop(request.id)
+            self.waited.pop(id(route), None)
             self.queued[request.application] -= 1
         return found
 

@@ -30,7 +30,7 @@ from planner.fleet import Batch, Executor, Fleet
 from planner.prices import Prices
 from planner.queues import NEVER, Queues
 from planner.routes import Routes
-from planner.scheduler import DELAY, Choice, Route, choose, quickest, urgency
+from planner.scheduler import DELAY, Choice, Route, by_urgency, choose, quickest
 from planner.variants import Device
 
 PEEK = "peek"  # the option of a short circuit, in counts and outcomes
@@ -111,8 +111,10 @@ class Router:
             case PlanChanged(plan):
                 self._routes.begin(plan.prices)
                 actions = []
-        actions += self._due(now)
-        actions += self._serve(now)
+        if self._queues.next() <= now:
+            actions += self._due(now)
+        if self._freed or self._queues.touched:
+            actions += self._serve(now)
         wake = self._queues.next()
         if wake < NEVER:
             actions.append(WakeAt(wake))
@@ -169,8 +171,7 @@ class Router:
 
     def _cancelled(self, request_id: int) -> list[Action]:
         if request_id in self._queues:
-            self._queues.leave(request_id)
-            self._forget(request_id)
+            self._forget((self._queues.leave(request_id),))
         elif self._fleet.runs(request_id):
             self._gone.add(request_id)
         return []
@@ -183,11 +184,10 @@ class Router:
         pool = executor.device.pool
         self.times.observe(batch.unit, pool, len(batch.requests), now - batch.started)
         self._routes.overhead_changed(pool)
-        for request in batch.requests:
-            self._forget(request.id)
+        self._forget(batch.requests)
         tally = self.counts[batch.requests[0].application]
         tally.answered += len(batch.requests)
-        late = sum(now > request.deadline for request in batch.requests)
+        late = sum([now > request.deadline for request in batch.requests])
         tally.late += late
         tally.violated += late
         tally.by_option[batch.option] += len(batch.requests)
@@ -232,7 +232,7 @@ class Router:
         for request in batch.requests:
             attempts = self._attempts.get(request.id, 0) + 1
             if request.id in self._gone:
-                self._forget(request.id)
+                self._forget((request,))
             elif now >= request.deadline:
                 actions.append(self._refuse(request, "deadline", f"{reason}, and its deadline has passed"))
             elif attempts > self._limits.retries:
@@ -247,7 +247,7 @@ class Router:
         return self._peeked(request) if self._short_circuits(request) else self._reject(request, kind, reason)
 
     def _reject(self, request: Request, kind: Refusal, reason: str) -> Reject:
-        self._forget(request.id)
+        self._forget((request,))
         tally = self.counts[request.application]
         tally.rejected += 1
         tally.violated += kind in ("deadline", "overload")
@@ -257,16 +257,18 @@ class Router:
         return self._parts.short_circuit and request.peek is not None and request.peek >= request.min_accuracy
 
     def _peeked(self, request: Request) -> ShortCircuit:
-        self._forget(request.id)
+        self._forget((request,))
         tally = self.counts[request.application]
         tally.answered += 1
         tally.by_option[PEEK] += 1
         return ShortCircuit(request)
 
-    def _forget(self, request_id: int) -> None:
-        self._attempts.pop(request_id, None)
-        self._alone.discard(request_id)
-        self._gone.discard(request_id)
+    def _forget(self, requests: Iterable[Request]) -> None:
+        if self._attempts or self._alone or self._gone:
+            for request in requests:
+                self._attempts.pop(request.id, None)
+                self._alone.discard(request.id)
+                self._gone.discard(request.id)
 
     # -- which route ----------------------------------------------------------------------------------------------
 
@@ -305,10 +307,7 @@ class Router:
         """Give an idle device the most urgent of what waits for it, else of what waits for another."""
         actions: list[Action] = []
         while executor.running is None:
-            pool, units = executor.device.pool, executor.units
-            mine = [route for route in self._routes.waiting(pool) if route.unit in units]
-            mine.sort(key=lambda route: urgency(route.queue[0]))
-            for route in mine:
+            for route in by_urgency(self._waiting_for(executor)):
                 actions += self._expire(route, now)
                 if route.queue and self._dispatch(route, executor, now, actions):
                     break
@@ -350,18 +349,21 @@ class Router:
                 self._queues.wait(request, other)
         return actions
 
+    def _waiting_for(self, executor: Executor) -> list[Route]:
+        """The routes that some request waits for and that the device can run."""
+        place, units = executor.twins.place, executor.units
+        return [route for route in self._queues.waited.values() if route.place is place and route.unit in units]
+
     def _take_over(self, executor: Executor, now: float) -> bool:
         """Let what waits for another device wait for this idle one, where that is better; whether anything does."""
         place, units = executor.twins.place, executor.units
         able = self._routes.answers(units)
         others = [
             route
-            for pool in self._fleet.places
-            for route in self._routes.waiting(pool)
+            for route in self._queues.waited.values()
             if route.queue[0].application in able and not (route.place is place and route.unit in units)
         ]
-        others.sort(key=lambda route: urgency(route.queue[0]))
-        for route in others[:TAKE_OVER]:
+        for route in by_urgency(others)[:TAKE_OVER]:
             if not self._gains(route, executor, now):
                 continue
             head = route.queue[0]
@@ -375,9 +377,8 @@ class Router:
 
     def _disturbed(self, executor: Executor, now: float) -> None:
         """This device has become busy: who waits for it may be better off with another that is idle."""
-        units = executor.units
-        for route in list(self._routes.waiting(executor.device.pool)):
-            if route.unit in units and route.idle() is None and not self._in_time(route, now):
+        for route in sorted(self._waiting_for(executor), key=lambda route: route.number):
+            if route.idle() is None and not self._in_time(route, now):
                 self._reconsider(route, now)
 
     def _in_time(self, route: Route, now: float) -> bool:
@@ -388,13 +389,11 @@ class Router:
     def _gains(self, route: Route, executor: Executor, now: float) -> bool:
         """Whether the head could be better off on this idle device, by what the options are worth."""
         head = route.queue[0]
-        least = head.priority * head.accuracy[route.index] - route.cost - DELAY
+        here = self._routes.on(executor.twins, head.application)
         if not self._in_time(route, now):
-            least = -NEVER
-        return any(
-            head.priority * head.accuracy[other.index] - other.cost >= least
-            for other in self._routes.on(executor.twins, head.application)
-        )
+            return bool(here)
+        least = head.priority * head.accuracy[route.index] - route.cost - DELAY
+        return any(head.priority * head.accuracy[other.index] - other.cost >= least for other in here)
 
     def _reconsider(self, route: Route, now: float) -> None:
         """Those at the head of a queue wait for another route from now on where that has become better for them."""

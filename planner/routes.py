@@ -1,13 +1,15 @@
 """Which routes each application has: the options whose units are up, what they cost, and who waits for each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 
 from planner.batching import ServiceTimes, planned_size
 from planner.catalogue import Catalogue
 from planner.events import Request
-from planner.fleet import Fleet, Twins
+from planner.fleet import Fleet, Place, Twins
 from planner.prices import Prices, Ways
 from planner.scheduler import Route, expiry, shortest_s
 
@@ -22,11 +24,13 @@ class Routes:
         self._catalogue, self._fleet, self._times, self._prices = catalogue, fleet, times, prices
         slos_s = sorted({application.slo_s for application in catalogue.applications.values()})
         self._class = {name: slos_s.index(a.slo_s) for name, a in catalogue.applications.items()}
+        self._options = [(name, i, option) for name, mine in catalogue.options.items() for i, option in enumerate(mine)]
         self._known: dict[tuple[str, str], Route] = {}  # by (pool, option), with those that wait
         self._of: dict[str, list[Route]] = {name: [] for name in catalogue.applications}
         self._in: dict[str, list[Route]] = {name: [] for name in catalogue.pools}
         self._shortest_s = {name: _shortest_s(()) for name in self._of}
         self._twins: list[Twins] = []  # by kind of device
+        self._new: list[list[Route]] = []  # by application, of which prices have not been told yet
         self._on: dict[tuple[int, str], list[Route]] = {}
         self._answers: dict[frozenset[str], frozenset[str]] = {}
         self._slo_s = {o.name: catalogue.applications[k].slo_s for k, mine in catalogue.options.items() for o in mine}
@@ -58,6 +62,9 @@ class Routes:
 
     def follow(self, now: float, slo_s: float) -> None:
         """Bring prices up to date, and put each application's routes in the order in which they are now worth most."""
+        if self._new:  # not before: while copies start, devices change many times between two prices
+            self._prices.offer(self._ways(self._new))
+            self._new = []
         if self._prices.follow(now, self._backlog_s(now), slo_s):
             self._charge()
 
@@ -75,49 +82,57 @@ class Routes:
         return {pool: sum(prices) / len(prices) for pool, prices in found.items()}
 
     def _charge(self) -> None:
-        prices = self._prices.by_kind.tolist()
-        accuracy = self._catalogue.accuracy
+        dearest = self._prices.dearest
+        for twins, price in zip(self._twins, self._prices.by_kind.tolist(), strict=True):
+            twins.price = price
         for routes in self._of.values():
             for route in routes:
-                kinds = route.kinds
-                price = prices[kinds[0]] if len(kinds) == 1 else min([prices[kind] for kind in kinds])
+                holders = route.twins
+                price = holders[0].price if len(holders) == 1 else min([twins.price for twins in holders])
                 route.cost = price * route.device_s
-                route.overloaded = price >= self._prices.dearest
-            routes.sort(key=lambda route: route.cost - accuracy[route.option])
-
-    def waiting(self, pool: str) -> Iterator[Route]:
-        """The pool's routes that some request waits for."""
-        return (route for route in self._in[pool] if route.queue)
+                route.overloaded = price >= dearest
+                route.loss = route.cost - route.accuracy
+            routes.sort(key=attrgetter("loss"))
 
     def devices_changed(self) -> list[Request]:
-        """Find the routes anew; answers the requests that waited for one that is no more."""
-        before, self._known = self._known, {}
+        """Find the routes anew where devices have changed; answers those who waited for one that is no more."""
+        gone: list[Route] = []
+        for place in self._fleet.places.values():
+            if place.altered:
+                gone += self._found(place)
+                place.altered = False
         self._on.clear()
-        for routes in (*self._of.values(), *self._in.values()):
-            routes.clear()
         for application, options in self._catalogue.options.items():
-            for index, option in enumerate(options):
-                for pool, place in self._fleet.places.items():
-                    twins = [t for t in place.twins.values() if option.unit in t.units]
-                    table = self._times.table(option.unit, pool)
-                    if not twins or table is None:
-                        continue
-                    route = before.pop((pool, option.name), None)
-                    if route is None:
-                        route = Route(index, option.name, option.unit, place, table, self._class[application])
-                    route.twins = sorted(twins, key=lambda t: (len(t.units), sorted(t.units)))
-                    route.devices = sum(t.load.devices for t in twins)
-                    self._known[pool, option.name] = route
-                    self._of[application].append(route)
-                    self._in[pool].append(route)
-        self._replan()
-        return [request for route in before.values() for request in route.emptied()]
-
-    def _replan(self) -> None:
-        """Work out costs and planned batches anew."""
+            keys = [(pool, option.name) for option in options for pool in self._in]
+            self._of[application] = [self._known[key] for key in keys if key in self._known]
         for pool in self._in:
             self._plan(pool)
         self._offer()
+        return [request for route in gone for request in route.emptied()]
+
+    def _found(self, place: Place) -> list[Route]:
+        """Find a pool's routes anew; answers those that are no more."""
+        holders: dict[str, list[Twins]] = defaultdict(list)
+        for twins in sorted(place.twins.values(), key=attrgetter("rank")):
+            for unit in twins.units:
+                holders[unit].append(twins)
+        found, gone = [], []
+        for number, (application, index, option) in enumerate(self._options):
+            key, table = (place.name, option.name), self._times.table(option.unit, place.name)
+            route = self._known.get(key)
+            if option.unit not in holders or table is None:
+                if route is not None:
+                    gone.append(self._known.pop(key))
+                continue
+            if route is None:
+                route = Route(index, option.name, option.unit, place, table, self._class[application])
+                route.number, route.accuracy = number, self._catalogue.accuracy[option.name]
+                self._known[key] = route
+            route.twins = holders[option.unit]
+            route.devices = sum([twins.load.devices for twins in route.twins])
+            found.append(route)
+        self._in[place.name] = found
+        return gone
 
     def overhead_changed(self, pool: str) -> None:
         """A batch of this pool has been timed; planned batches follow if that moves its overhead by much."""
@@ -135,54 +150,62 @@ class Routes:
             for route in routes:
                 if route.work_s:
                     each_s = route.work_s / route.devices
-                    for kind in route.kinds:
-                        backlog_s[kind] += each_s * self._twins[kind].load.devices
+                    for twins in route.twins:
+                        backlog_s[twins.kind] += each_s * twins.load.devices
         return backlog_s
 
     def _plan(self, pool: str) -> None:
+        """Plan the batches of routes that are new, and of all where they were planned for another overhead."""
         overhead_s = self._times.overhead_s(pool)
         for route in self._in[pool]:
-            route.overhead_s = overhead_s
-            route.planned = planned_size(route.table, self._slo_s[route.option], overhead_s)
-            route.device_s = (route.table[route.planned] + overhead_s) / route.planned
-            route.count()
+            if route.overhead_s != overhead_s or not route.device_s:
+                route.overhead_s = overhead_s
+                route.planned = planned_size(route.table, self._slo_s[route.option], overhead_s)
+                route.device_s = (route.table[route.planned] + overhead_s) / route.planned
+                route.count()
 
     def _offer(self) -> None:
-        before = {(t.place.name, t.units): p for t, p in zip(self._twins, self._prices.by_kind, strict=False)}
+        """Give the kinds of devices their prices; those that were there before keep theirs."""
+        before = {(t.place.name, t.units): p for t, p in zip(self._twins, self._prices.by_kind.tolist(), strict=False)}
         self._twins = [twins for place in self._fleet.places.values() for twins in place.twins.values() if twins.units]
-        number = {id(twins): kind for kind, twins in enumerate(self._twins)}
-        for routes in self._of.values():
-            for route in routes:
-                route.kinds = [number[id(twins)] for twins in route.twins]
-        found = [[(route, kind) for route in routes for kind in route.kinds] for routes in self._of.values()]
-        width = max(map(len, found), default=0) or 1
-        option, kinds = np.zeros((len(found), width), np.int64), np.zeros((len(found), width), np.int64)
-        device_s = np.full((len(found), width), np.inf)
-        for i, mine in enumerate(found):
-            for j, (route, kind) in enumerate(mine):
-                option[i, j], kinds[i, j], device_s[i, j] = route.index, kind, route.device_s
-        devices = np.array([float(twins.load.devices) for twins in self._twins])
-        highest = max((_dearest(mine, self._catalogue.accuracy) for mine in self._of.values()), default=0.0) or 1.0
+        for kind, twins in enumerate(self._twins):
+            twins.kind = kind
+        highest = max([_dearest(mine) for mine in self._of.values()], default=0.0) or 1.0
+        longest_s = max([route.device_s for routes in self._of.values() for route in routes], default=0.0)
         prices = np.array([before.get((t.place.name, t.units), 0.0) for t in self._twins])
-        self._prices.offer(Ways(tuple(self._of), option, kinds, device_s, devices), prices, highest)
+        self._prices.restart(prices, highest, longest_s)
         self._shortest_s = {name: _shortest_s(routes) for name, routes in self._of.items()}
+        self._new = [list(routes) for routes in self._of.values()]
         self._charge()
 
+    def _ways(self, routes: Sequence[Sequence[Route]]) -> Ways:
+        """Every route of each application, once for each kind of device that it has."""
+        found = [[(route, twins.kind) for route in mine for twins in route.twins] for mine in routes]
+        shape = len(found), max(map(len, found), default=0) or 1
+        option, kinds, device_s = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, np.inf)
+        for i, mine in enumerate(found):
+            option[i, : len(mine)] = [route.index for route, _ in mine]
+            kinds[i, : len(mine)] = [kind for _, kind in mine]
+            device_s[i, : len(mine)] = [route.device_s for route, _ in mine]
+        devices = np.array([float(twins.load.devices) for twins in self._twins])
+        return Ways(tuple(self._of), option, kinds, device_s, devices)
 
-def _dearest(routes: Sequence[Route], accuracy: Mapping[str, float]) -> float:
+
+def _dearest(routes: Sequence[Route]) -> float:
     """The price of device time above which the cheapest option of a pool is the best."""
-    worth = [0.0]
-    for pool in {route.place.name for route in routes}:
-        here = [route for route in routes if route.place.name == pool]
-        cheap = min(here, key=lambda route: route.device_s)
-        worth += [
-            (accuracy[route.option] - accuracy[cheap.option]) / (route.device_s - cheap.device_s)
-            for route in here
-            if route.device_s > ALIKE * cheap.device_s
-        ]
-    return max(worth)
+    cheapest: dict[str, Route] = {}
+    for route in routes:
+        other = cheapest.setdefault(route.place.name, route)
+        if route.device_s < other.device_s:
+            cheapest[route.place.name] = route
+    worth = 0.0
+    for route in routes:
+        cheap = cheapest[route.place.name]
+        if route.device_s > ALIKE * cheap.device_s:
+            worth = max(worth, (route.accuracy - cheap.accuracy) / (route.device_s - cheap.device_s))
+    return worth
 
 
 def _shortest_s(routes: Sequence[Route]) -> tuple[float, float]:
-    sure_s = min((route.table[1] for route in routes), default=float("inf"))
-    return sure_s, min((route.table[1] + route.overhead_s for route in routes), default=float("inf"))
+    sure_s = min([route.table[1] for route in routes], default=float("inf"))
+    return sure_s, min([route.table[1] + route.overhead_s for route in routes], default=float("inf"))

@@ -24,13 +24,15 @@ class Route:
     table: tuple[float, ...]  # profiled seconds by batch size
     slo_class: int  # of the application, into `Place.waiting_s`
     planned: int = 1  # batch size that the plan counts on
+    number: int = 0  # of the option among those of all applications
+    accuracy: float = 0.0  # of the option, as profiled
     overhead_s: float = 0.0
     device_s: float = 0.0  # device time of one request in a batch as large as planned
     cost: float = 0.0  # accuracy that a request's device time must earn, at the planned batch
+    loss: float = 0.0  # cost less accuracy: the least is the best as profiled
     twins: Sequence[Twins] = ()  # that hold the unit, those with the fewest other uses first
     devices: int = 0  # that hold it
     overloaded: bool = False  # not even the cheapest options can all be carried by the devices
-    kinds: Sequence[int] = ()  # their indices among all kinds of devices
     queue: list[Request] = field(default_factory=list)  # the most urgent first
     held_until: float = 0.0  # its batch may wait until then to grow
     timer: float = float("inf")  # when its head is to be looked at again
@@ -39,8 +41,9 @@ class Route:
 
     def start_s(self, now: float, left_s: float) -> float:
         """Seconds until a request could start if it joined those that wait; none if a device is idle."""
-        if self.idle() is not None:
-            return 0.0
+        for twins in self.twins:
+            if twins.idle:
+                return 0.0
         place = self.place
         first_s, mean_s, work_s = place.look(now, left_s)
         wait_s = start_after(first_s, mean_s, (work_s - self.open_s) / place.load.devices)
@@ -52,7 +55,10 @@ class Route:
 
     def first_free(self, now: float) -> float:
         """When the first device that holds the unit should be free."""
-        return min((twins.first_free(now) for twins in self.twins), default=float("inf"))
+        twins = self.twins
+        if len(twins) == 1:
+            return twins[0].first_free(now)
+        return min([each.first_free(now) for each in twins], default=float("inf"))
 
     def idle(self) -> Executor | None:
         """A device that holds the unit and has nothing to do."""
@@ -63,10 +69,11 @@ class Route:
 
     def join(self, request: Request) -> None:
         """The request waits here from now on."""
-        if self.queue and urgency(request) < urgency(self.queue[-1]):
-            insort(self.queue, request, key=urgency)
+        queue = self.queue
+        if not queue or queue[-1].deadline < request.deadline:
+            queue.append(request)
         else:
-            self.queue.append(request)
+            insort(queue, request, key=urgency)
         self.count()
 
     def leave(self, request: Request) -> bool:
@@ -98,11 +105,11 @@ class Route:
 
     def count(self) -> None:
         """Bring the pool's account of the work that waits here up to date."""
-        full, rest = divmod(len(self.queue), self.planned)
-        self.open_s = self.table[rest] + self.overhead_s if rest else 0.0
-        work_s = full * (self.table[self.planned] + self.overhead_s) + self.open_s
-        self.place.waiting_s[self.slo_class] += work_s - self.work_s
-        self.place.changed()
+        waiting, planned, table, overhead_s = len(self.queue), self.planned, self.table, self.overhead_s
+        rest = waiting % planned
+        self.open_s = table[rest] + overhead_s if rest else 0.0
+        work_s = waiting // planned * (table[planned] + overhead_s) + self.open_s
+        self.place.waits(self.slo_class, work_s - self.work_s)
         self.work_s = work_s
 
     def more_s(self) -> float:
@@ -126,8 +133,11 @@ class Route:
         """
         due = max(now, self.first_free(now)) if self.devices else now
         last = self.last_start(request)
-        instants = (max(due, (due + last - margin_s) / 2), last - margin_s, last)
-        return min((instant for instant in instants if instant > now), default=float("inf"))
+        soonest = float("inf")
+        for instant in (max(due, (due + last - margin_s) / 2), last - margin_s, last):
+            if now < instant < soonest:
+                soonest = instant
+        return soonest
 
     def room(self, request: Request, now: float, margin_s: float) -> int:
         """The largest batch that would end in time for the request if it started now; 0 if none."""
@@ -146,6 +156,11 @@ class Choice:
 def urgency(request: Request) -> tuple[float, int]:
     """The order in which requests are served: by deadline, then by age."""
     return request.deadline, request.id
+
+
+def by_urgency(routes: Iterable[Route]) -> list[Route]:
+    """Routes that some request waits for, the one with the most urgent head first."""
+    return sorted(routes, key=lambda route: urgency(route.queue[0]))
 
 
 def choose(

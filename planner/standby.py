@@ -20,7 +20,7 @@ FULL = 0.2  # of what the cluster could answer at any accuracy: the surge that i
 ROUGH = 0.01  # gap within which that is known well enough
 FIRST = 0.7  # part of the time limit for the plan itself; the surge's fills memory only
 ALONE = 0.3  # part of it for what each application would have alone, where the plan asks
-PART = 0.5  # of the time left for each attempt at room
+PART = 0.25  # of the time left for each attempt at room; most of it is the plain plan's, where rooms are too dear
 ROOMS = (2.0, 1.0)  # Poisson deviations of what arrives within an SLO, to have room for, as they are tried
 ROOM_COST = 2e-3  # accuracy per request that this may cost
 CHANCE = 2.0  # Poisson deviations of what arrives within an SLO that there are to be copies for
@@ -49,9 +49,9 @@ def solve_with_surge(
         plan = with_room(problem, devices, loaded, FIRST * budget.left_s, clock)
     else:
         reference = alone(problem, ALONE * time_limit_s)
-        budget.spend(ALONE * time_limit_s)
+        budget.charge(ALONE * time_limit_s)
         plan = solve_fair(problem, devices, loaded, max(0.0, FIRST * budget.left_s), fairness, reference, clock)
-    budget.spend(plan.solve_s)
+    budget.charge(plan.solve_s)
     left_s = budget.left_s
     if left_s <= 0 or not _leaves_room(problem, plan, devices):
         return plan, plan, reference
@@ -88,7 +88,7 @@ def with_room(
             continue
         limit_s = max(0.0, PART * budget.left_s)
         found = solve_packed(swollen(problem, sigmas), devices, loaded, limit_s, clock=clock)
-        budget.spend(found.solve_s)
+        budget.charge(found.solve_s)
         if found.status != "empty":
             found = replace(at_devices(counted, found, devices, loaded), bound=bound, solve_s=found.solve_s)
         if best is None or found.objective > best.objective + cost:
@@ -97,7 +97,7 @@ def with_room(
             break
     if best is None or best.objective < bound - cost:
         plain = solve_packed(problem, devices, loaded, max(0.0, budget.left_s), clock=clock)
-        budget.spend(plain.solve_s)
+        budget.charge(plain.solve_s)
         best = plain if best is None or plain.objective > best.objective + cost else best
     gap = (max(best.bound, best.objective) - best.objective) / max(1.0, abs(best.bound))
     return replace(best, bound=max(best.bound, best.objective), gap=gap, solve_s=budget.spent_s)

@@ -1,9 +1,12 @@
 """From the placement that is up to the one that is wanted: make before break, where memory allows."""
 
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import ceil, inf
 
 from planner.catalogue import Catalogue
+from planner.profiles import LatencyCurve
 from planner.variants import Device
 
 Key = tuple[str, str]  # (pool, unit)
@@ -12,12 +15,13 @@ Counts = dict[Key, int]  # devices that hold it
 HOST = 8  # devices, about, that share a processor which serves as well: for so many, `starts` copies start at a time
 
 
-def counts(devices: Sequence[Device], held: Mapping[str, Sequence[str] | frozenset[str]]) -> Counts:
+def counts(devices: Sequence[Device], held: Mapping[str, tuple[str, ...] | frozenset[str]]) -> Counts:
     """How many devices of each pool hold each unit."""
+    alike = Counter((device.pool, held.get(device.name, ())) for device in devices)  # many hold the same
     total: Counts = {}
-    for device in devices:
-        for unit in held.get(device.name, ()):
-            total[device.pool, unit] = total.get((device.pool, unit), 0) + 1
+    for (pool, units), n in alike.items():
+        for unit in units:
+            total[pool, unit] = total.get((pool, unit), 0) + n
     return total
 
 
@@ -58,7 +62,7 @@ class _Change:
     def __init__(
         self, catalogue: Catalogue, wanted: Counts, up: Counts, asked: Counts, devices: Mapping[str, int]
     ) -> None:
-        self._catalogue, self._wanted, self._up = catalogue, wanted, up
+        self._wanted, self._up = wanted, up
         self._app = {key: catalogue.units[key[1]].application for key in wanted.keys() | up.keys()}
         self._size = {key: catalogue.units[key[1]].memory_bytes for key in self._app}
         self._rate_rps = {key: _rate_rps(catalogue, key) for key in self._app}
@@ -75,26 +79,17 @@ class _Change:
         self._starting = sum(max(0, n - up.get(key, 0)) for key, n in self.target.items())
         answerable = {self._app[key] for key in wanted}
         self._answerable = answerable
-        self._unanswered = {name for name in answerable if not self._held(name, up)}
+        self._unanswered = {name for name in answerable if not any(up.get(key, 0) > 0 for key in self._keys[name])}
         self._replaced = {
             name for name in answerable if not any(up.get(k, 0) and k in wanted for k in self._keys[name])
         }
-        self._room = {
-            pool: count * catalogue.pools[pool].memory_bytes - self._used(pool, self.target)
-            for pool, count in devices.items()
-        }
-        self._roomy = {
-            pool
-            for pool, count in devices.items()
-            if self._used(pool, {k: max(n, wanted.get(k, 0)) for k, n in self.target.items()})
-            <= count * catalogue.pools[pool].memory_bytes
-        }
-        lean = {key: self._least(key) for key in self.target}
-        self._tight = {
-            pool
-            for pool, count in devices.items()
-            if self._used(pool, lean) > count * catalogue.pools[pool].memory_bytes
-        }
+        memory = {pool: count * catalogue.pools[pool].memory_bytes for pool, count in devices.items()}
+        used = self._used(self.target)
+        self._room = {pool: size - used[pool] for pool, size in memory.items()}
+        used = self._used({key: max(n, wanted.get(key, 0)) for key, n in self.target.items()})
+        self._roomy = {pool for pool, size in memory.items() if used[pool] <= size}
+        used = self._used({key: self._least(key) for key in self.target})
+        self._tight = {pool for pool, size in memory.items() if used[pool] > size}
 
     @property
     def answered(self) -> bool:
@@ -119,15 +114,20 @@ class _Change:
         lacking -= {key for key in lacking - first if key[0] in pools}
         if most == inf:
             lacking -= {key for key in lacking if self._all_start(key)}
-        while lacking and most > 0:
-            key = min(lacking, key=self._urgency)
-            if self._fits(key, self.answered or self._app[key] in self._unanswered) or not patient:
+        left: dict[str, deque[Key]] = {}  # by application, in order
+        for key in sorted(lacking):
+            left.setdefault(self._app[key], deque()).append(key)
+        while left and most > 0:
+            name = min(left, key=lambda name: (*self._urgency(name), left[name][0]))
+            key = left[name][0]
+            fits = self._fits(key, self.answered or name in self._unanswered) or not patient
+            if fits:
                 self._add(key, 1)
                 most -= 1
-                if self.target[key] == self._wanted[key]:
-                    lacking.discard(key)
-            else:
-                lacking.discard(key)
+            if not fits or self.target[key] == self._wanted[key]:
+                left[name].popleft()
+                if not left[name]:
+                    del left[name]
 
     def _all_start(self, key: Key) -> bool:
         """Starts all that lacks of a unit at once where its pool has room for all that lacks; whether it did."""
@@ -143,11 +143,10 @@ class _Change:
             return min(wanted, max(up, asked.get(key, 0)))
         return max(wanted, min(up, asked.get(key, 0))) if asked else up
 
-    def _urgency(self, key: Key) -> tuple[bool, float, Key]:
+    def _urgency(self, name: str) -> tuple[bool, float]:
         """Applications with nothing that is wanted come first, then those that have the least of what they need."""
-        name = self._app[key]
         needed = self._needed[name]
-        return self._begun[name], self._asked_rps[name] / needed if needed else 0.0, key
+        return self._begun[name], self._asked_rps[name] / needed if needed else 0.0
 
     def _fits(self, key: Key, release: bool) -> bool:
         """Whether there is room for a copy, if need be after letting others go; in vain none is let go."""
@@ -182,15 +181,15 @@ class _Change:
         alone = self._up.get(key, 0) > 0 and not any(self._up.get(k, 0) for k in mates if k != key)
         return max(self._wanted.get(key, 0), int(alone))
 
-    def _held(self, name: str, held: Counts) -> bool:
-        units = self._catalogue.units_of(name)
-        return any(n > 0 and unit in units for (_, unit), n in held.items())
-
     def _rps(self, name: str, held: Counts) -> float:
         return sum(self._rate_rps[key] * held.get(key, 0) for key in self._keys[name])
 
-    def _used(self, pool: str, held: Counts) -> int:
-        return sum(n * self._size[key] for key, n in held.items() if key[0] == pool)
+    def _used(self, held: Counts) -> Counter[str]:
+        """Bytes by pool."""
+        used: Counter[str] = Counter()
+        for key, n in held.items():
+            used[key[0]] += n * self._size[key]
+        return used
 
     def _add(self, key: Key, copies: int) -> None:
         name, before = self._app[key], min(self.target[key], self._up.get(key, 0))
@@ -205,8 +204,11 @@ def _rate_rps(catalogue: Catalogue, key: Key) -> float:
     """Requests/s that a device answers with a unit in the largest batches that are in time."""
     pool, unit = key
     curve = catalogue.latency.get((unit, pool))
-    if curve is None:
-        return 0.0
     slo_s = catalogue.applications[catalogue.units[unit].application].slo_s
+    return 0.0 if curve is None else _fastest_rps(curve, slo_s)
+
+
+@lru_cache(maxsize=16_384)  # asked for anew with every step of the way
+def _fastest_rps(curve: LatencyCurve, slo_s: float) -> float:
     pairs = list(zip(curve.batches, curve.latency_s, strict=True))
     return max((size / time_s for size, time_s in pairs if time_s <= slo_s), default=pairs[0][0] / pairs[0][1])

@@ -18,7 +18,18 @@ UNKNOWN_TO_THE_CORE = {"ray", "asyncio", "logging", "random", "socket", "subproc
 TRAINING = {"torch", "onnx", "sklearn"}
 RAY_AT_IMPORT = {
     f"deployments/{name}.py"
-    for name in ("app", "endpoints", "planner", "replicas", "router", "scaling", "targets", "variant")
+    for name in (
+        "app",
+        "ingress",
+        "planner",
+        "replicas",
+        "router",
+        "scaling",
+        "secret",
+        "targets",
+        "transport",
+        "variant",
+    )
 }
 RAY_WHEN_CALLED = {"cluster/edges.py", "cluster/launcher.py"}  # ray reads its environment when it is imported
 

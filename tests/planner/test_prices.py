@@ -19,7 +19,8 @@ WAYS = Ways(("k",), np.array([[0, 1, 2]]), np.array([[0, 0, 0]]), np.array([[0.0
 
 def prices(ways: Ways = WAYS, target: float = 1.0) -> Prices:
     made = Prices(target)
-    made.offer(ways, np.zeros(len(ways.devices)), 20.0)
+    made.restart(np.zeros(len(ways.devices)), 20.0, float(ways.device_s[np.isfinite(ways.device_s)].max()))
+    made.offer(ways)
     return made
 
 
