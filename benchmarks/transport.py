@@ -86,7 +86,8 @@ async def senders(handle: Any, ways: list[str]) -> dict[str, Send]:
 
         async def send(batch: Batch, channel: Any = channel, numbers: Any = numbers) -> Any:
             answer = loop.create_future()
-            channel.send(next(numbers), [memoryview(sample).cast("B") for sample in batch], lambda found, _: answer.set_result(found))
+            views = [memoryview(sample).cast("B") for sample in batch]
+            channel.send(next(numbers), views, lambda found, _: answer.set_result(found))
             return await answer
 
         found[way] = send

@@ -46,8 +46,9 @@ class Endpoints:
     def __init__(self, driver: RouterDriver) -> None:
         self.driver = driver
         self._manifests = driver.house.manifests
-        slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
-        self._openapi = orjson.dumps(document(self._manifests, driver.house.config.router, VERSION_OF_PLIANT, slo_s))
+        self.slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
+        limits = driver.house.config.router
+        self._openapi = orjson.dumps(document(self._manifests, limits, VERSION_OF_PLIANT, self.slo_s))
 
     def inference_targets(self) -> dict[bytes, Manifest]:
         """The targets, as bytes on the wire, that ask for inference."""

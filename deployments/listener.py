@@ -6,7 +6,9 @@
 
 import asyncio
 import logging
+import re
 import socket
+import time
 from collections import deque
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -14,20 +16,35 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
-from deployments.codec import encode_response
+from deployments.codec import HEADER_LENGTH, encode_response
 from deployments.config import HttpConfig, Manifest, RouterConfig
 from deployments.endpoints import Endpoints
 from deployments.protocol import BadRequest, BodyTooLarge, WireError
+from deployments.tensors import size_of
 from deployments.tickets import Answered, Ticket
 
 MOST_HEADER_BYTES = 65536
 LINGER_S = 2.0  # for a client to read why its request is refused, while it is still sending it
 SWEEP_S = 5.0  # between two looks for connections that stand still
+BEHIND = 0.15  # of an application's deadline, for which requests may wait until they are looked at
+TURN = 8  # requests served in one turn of the event loop
 WAITING = 16  # requests that a client may send ahead on one connection before it is read no further
 
 logger = logging.getLogger("ray.serve")
 
+DEADLINE = re.compile(rb'"deadline_ms"\s*:\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)')
 LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+
+
+def response(
+    status: int, headers: Mapping[str, str], body: bytes, keep_alive: bool = True, headers_only: bool = False
+) -> bytes:
+    """A whole HTTP response."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if not keep_alive:
+        lines += "connection: close\r\n"
+    head = f"{lines}content-length: {len(body)}\r\n\r\n".encode("latin-1")
+    return b"".join((LINES[status], head, b"" if headers_only else body))
 
 
 class Message(NamedTuple):
@@ -38,6 +55,7 @@ class Message(NamedTuple):
     headers: dict[str, str]  # by lower-case name
     body: bytes
     keep_alive: bool
+    arrived: float  # on the monotonic clock
 
 
 class HeadersTooLarge(WireError):  # noqa: N818  # the house's names say the culprit
@@ -59,13 +77,23 @@ class Stream(Protocol):
 
 
 class Listener:
-    """Listens on one address and nowhere else; several processes may share it, and the kernel deals out connections."""
+    """Listens on one address and nowhere else; several processes may share it, and the kernel deals out connections.
+
+    Requests are looked at a few in a turn of the event loop: whatever arrives, what devices answer is heard in between.
+    """
 
     def __init__(self, endpoints: Endpoints, http: HttpConfig, limits: RouterConfig) -> None:
         self.endpoints, self.limits = endpoints, limits
         self.inference = endpoints.inference_targets()
         self.connections: set[Connection] = set()
         self.draining = False
+        self.overloaded = {
+            target: response(error.status, error.headers, error.body)
+            for target, manifest in self.inference.items()
+            for error in (endpoints.driver.overloaded(manifest.name),)
+        }
+        self._sample_bytes = {m.name: size_of(m.input.shape, m.input) for m in self.inference.values()}
+        self._inbox: deque[tuple[Connection, Message]] = deque()
         self._http = http
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -105,6 +133,39 @@ class Listener:
         for connection in list(self.connections):
             connection.abort()
 
+    def sheds(self, message: Message) -> bool:
+        """Whether a request is refused before it is even read, but for its deadline.
+
+        Because one like it just was, or because the router itself is behind: then it is better to answer some in time
+        than all too late. Only where its samples are bytes, which can be counted.
+        """
+        manifest = self.inference.get(message.target)
+        length = message.headers.get(HEADER_LENGTH, "")
+        if manifest is None or not length.isdecimal() or len(length) > 9 or "content-encoding" in message.headers:
+            return False
+        name, slo_s, driver = manifest.name, self.endpoints.slo_s[manifest.name], self.endpoints.driver
+        samples = max(1, (len(message.body) - int(length)) // self._sample_bytes[name])
+        if self._inbox and message.arrived - self._inbox[0][1].arrived > BEHIND * slo_s:
+            driver.count_shed(name, samples)
+            return True
+        found = DEADLINE.search(message.body, 0, int(length))
+        return driver.shed(name, samples, float(found[1]) / 1e3 if found else slo_s)
+
+    def enter(self, connection: "Connection", message: Message) -> None:
+        """A request is whole; it is served when its turn comes."""
+        self._inbox.append((connection, message))
+        if len(self._inbox) == 1:
+            asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        inbox = self._inbox
+        for _ in range(min(TURN, len(inbox))):
+            connection, message = inbox[0]
+            connection.serve(message)
+            inbox.popleft()  # only now: what is entered meanwhile needs no turn of its own
+        if inbox:
+            asyncio.get_running_loop().call_soon(self._serve)
+
     async def _sweep(self) -> None:
         """Close connections on which nothing has moved for `http.idle_s`, half a request sent or none."""
         while True:
@@ -128,7 +189,6 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_refused",
-        "_serving",
         "_size",
         "_stream",
         "_target",
@@ -150,7 +210,6 @@ class Connection(asyncio.Protocol):
         self._closed = False  # nothing more will be written
         self._choked = False  # the client does not read
         self._paused = False  # it is not read from
-        self._serving = False  # somebody takes what waits from the queue
         self._unseen = 0  # bytes since the parser last came to the end of headers, to body, or to a request's end
         self.busy = False
         self.idle_s = 0.0
@@ -311,17 +370,23 @@ class Connection(asyncio.Protocol):
         if "connection" in self._headers and self._parser.get_http_version() == "1.0":
             keep_alive = False  # it would have to be told so, in a header of HTTP/1.0
         method = self._parser.get_method().decode("latin-1")
-        message = Message(method, self._target, self._headers, bytes(self._body), keep_alive)
-        if self.busy:
+        body, arrived = bytes(self._body), time.monotonic()
+        message = Message(method, self._target, self._headers, body, keep_alive, arrived)
+        if keep_alive and not self.busy and self._listener.sheds(message):
+            self._stream.write(self._listener.overloaded[message.target])
+        elif self.busy:
             self._waiting.append(message)
             self._read_on()
         else:
-            self._serve(message)
+            self.busy = True
+            self._listener.enter(self, message)
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    def _serve(self, message: Message) -> None:
-        self.busy = True
+    def serve(self, message: Message) -> None:
+        """Answer a request of this client, now or later."""
+        if self._closed or self._stream.is_closing():
+            return
         manifest = self._listener.inference.get(message.target) if message.method == "POST" else None
         if manifest is None:
             self._task = asyncio.get_running_loop().create_task(self._answer(message))
@@ -347,7 +412,7 @@ class Connection(asyncio.Protocol):
                 self._write(200, headers, body, message.keep_alive)
 
         # Whatever is refused or answered at once has called `done` before `submit` returns.
-        ticket = self._listener.endpoints.driver.submit(manifest.name, asked, done)
+        ticket = self._listener.endpoints.driver.submit(manifest.name, asked, done, message.arrived)
         self._ticket = ticket if ticket.open and not ticket.failed else None
 
     async def _answer(self, message: Message) -> None:
@@ -376,11 +441,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         if not (self._closed or self._stream.is_closing()):
             keep_alive = keep_alive and not self._listener.draining
-            lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-            if not keep_alive:
-                lines += "connection: close\r\n"
-            head = f"{lines}content-length: {len(body)}\r\n\r\n".encode("latin-1")
-            self._stream.write(b"".join((LINES[status], head, b"" if headers_only else body)))
+            self._stream.write(response(status, headers, body, keep_alive, headers_only))
             if not keep_alive:
                 self._closed = True
                 self._hang_up()
@@ -397,14 +458,12 @@ class Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(LINGER_S, self._stream.abort)
 
     def _next(self) -> None:
-        """Serve what waits, in a loop: what is answered at once comes back here."""
-        if self._serving:
+        """What the client has sent ahead is next."""
+        if self._closed or self._stream.is_closing():
             return
-        self._serving = True
-        while self._waiting and not (self.busy or self._closed or self._stream.is_closing()):
-            message = self._waiting.popleft()
+        if self._waiting:
+            self.busy = True
+            self._listener.enter(self, self._waiting.popleft())
             self._read_on()
-            self._serve(message)
-        self._serving = False
-        if self._refused is not None and not (self.busy or self._closed or self._stream.is_closing()):
+        elif self._refused is not None:
             self._write_error(self._refused, keep_alive=False)

@@ -28,6 +28,10 @@ class Looks:
         self._said: dict[str, list[tuple[NDArray[np.float64], int, int]]] = {name: [] for name in self._estimators}
         self.cost_s = dict.fromkeys(self._estimators, 0.0)  # mean time that a look took of late, per sample
 
+    def blind(self, application: str) -> Estimate:
+        """What is expected of one sample that nothing has looked at."""
+        return self._blind[application]
+
     def look(self, application: str, x: NDArray[Any]) -> Estimate:
         """What is expected of the samples x [sample, ...] that arrive."""
         estimator = self._estimators[application]

@@ -36,12 +36,11 @@ class Gathering:
 
     def take(self, report: Report, now: float) -> Report | None:
         """Take one router's report; answers the sum of all when every router has reported, or has been waited for."""
+        if not self.routers(now):  # the first, or the first after a silence: it would count as time without requests
+            self._reports, self._taken = {}, now - report.interval_s
+        self._heard[report.router] = now
         before = self._reports.get(report.router)
         self._reports[report.router] = report if before is None else merged([before, report], _later)
-        first = not self._heard
-        self._heard[report.router] = now
-        if first:
-            self._taken = now - report.interval_s
         if set(self.routers(now)) - self._reports.keys() and now - self._taken < WAIT_S:
             return None
         reports, self._reports = list(self._reports.values()), {}

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from planner.events import (
     Cancelled,
     DeviceDown,
     DeviceUp,
+    Ending,
     Event,
     Failed,
     Finished,
@@ -50,17 +51,21 @@ from planner.events import (
     Reject,
     Request,
     Run,
+    Shed,
     ShortCircuit,
     Tick,
     WakeAt,
 )
 from planner.machines import RouterMachine
-from planner.router import Router
+from planner.router import BEHIND, Router
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
 OVERDUE = 0.5  # of the time that is left to its deadline, by which a batch may overrun before its device is doubted
 OVERDUE_S = 0.25  # and at least this
+LEAD_S = 0.002  # before a batch should end the next is sent; and sooner by as much as the event loop is late
+LATE_WEIGHT = 0.2  # of the last time that the event loop was late in the mean of late
+BUSY_WEIGHT = 0.1  # of one batch in the mean time that those of its size keep a device busy
 
 ERRORS: Mapping[str, type[WireError]] = {
     "bound": ImpossibleBound,
@@ -82,8 +87,10 @@ class Flight:
 
     run: Run
     sent: float
-    timer: asyncio.TimerHandle
-    doubts: set[tuple[str, str]]  # (device, unit) that are believed down because of it
+    timer: asyncio.TimerHandle  # until it is overdue
+    ending: asyncio.TimerHandle | None = None  # until the next may be sent
+    ending_at: float = math.inf  # when that should be
+    doubts: set[tuple[str, str]] = field(default_factory=set)  # (device, unit) that are believed down because of it
 
 
 class RouterDriver:
@@ -120,7 +127,11 @@ class RouterDriver:
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
         self._waiting: dict[int, tuple[Ticket, int]] = {}  # by request, with the sample's index
+        self._unheard: dict[str, int] = {}  # by application, samples shed that the machine has not heard of yet
         self._flights: dict[int, Flight] = {}  # by batch
+        self._queues: dict[str, list[Flight]] = {}  # by device, what it has: the first runs
+        self._busy_s: dict[tuple[str, str, int], float] = {}  # by unit, pool and samples, mean of late
+        self._late_s = 0.0
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._devices: dict[str, Device] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -155,11 +166,17 @@ class RouterDriver:
             raise result
         return result.scores, result.served
 
-    def submit(self, application: str, asked: InferRequest, done: Done) -> Ticket:
-        """Take a request in; `done` is told its answer or error once, on the event loop, perhaps at once."""
-        arrived = time.monotonic()
+    def submit(self, application: str, asked: InferRequest, done: Done, arrived: float | None = None) -> Ticket:
+        """Take a request in that arrived just now, or at that instant of the monotonic clock.
+
+        `done` is told its answer or error once, on the event loop, perhaps at once.
+        """
+        arrived = time.monotonic() if arrived is None else arrived
         slo_s = self.house.catalogue.applications[application].slo_s
         deadline = arrived + (slo_s if asked.deadline_ms is None else asked.deadline_ms / 1e3)
+        if self.shed(application, len(asked.x), deadline - arrived):
+            done(self.overloaded(application))
+            return Ticket(application, asked, self._looks.blind(application), (), done, failed=True)
         seen = self._looks.look(application, asked.x)  # the time that it takes is the request's own
         requests = [
             Request(
@@ -173,6 +190,25 @@ class RouterDriver:
         for request in requests:
             self._handle(Arrived(request))
         return ticket
+
+    def shed(self, application: str, samples: int, time_s: float) -> bool:
+        """Whether a request with so much time is refused like the last was, before anything is spent on it.
+
+        If so it has been counted, and its client is to be told `overloaded`.
+        """
+        if not self._machine.sheds(application, time_s):
+            return False
+        self.count_shed(application, samples)
+        return True
+
+    def count_shed(self, application: str, samples: int) -> None:
+        """A request has been refused unseen."""
+        self._unheard[application] = self._unheard.get(application, 0) + samples
+        self.counters.applications[application].failed(0.0)
+
+    def overloaded(self, application: str) -> WireError:
+        """What a client is told whose request was shed."""
+        return QueueFull(f"application '{application}': {BEHIND}", RETRY_AFTER_S["overload"])
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has gone, or one of its samples has failed: what still waits is not run any more."""
@@ -201,7 +237,13 @@ class RouterDriver:
 
     def _handle(self, event: Event, scores: NDArray[Any] | None = None) -> None:
         """Tell the machine and do what it says; `scores` [request, class] go with a `Finished`."""
-        actions = self._decider.handle(event, time.monotonic())
+        now = time.monotonic()
+        actions = []
+        if self._unheard:
+            shed, self._unheard = self._unheard, {}
+            for application, samples in shed.items():
+                actions += self._decider.handle(Shed(application, samples), now)
+        actions += self._decider.handle(event, now)
         for action in actions:
             if isinstance(action, Run):  # first: no device shall wait until answers are written
                 self._run(action)
@@ -259,7 +301,11 @@ class RouterDriver:
         left_s = run.requests[0].deadline - now - expected_s
         patience_s = expected_s + max(OVERDUE_S, OVERDUE * left_s)
         timer = self._loop.call_later(patience_s, self._overdue, run, expected_s)
-        self._flights[run.batch] = Flight(run, now, timer, set())
+        flight = self._flights[run.batch] = Flight(run, now, timer)
+        queue = self._queues.setdefault(run.device, [])
+        queue.append(flight)
+        if len(queue) == 1:
+            self._begins(flight, replica.pool)
         samples = [self._sample(request) for request in run.requests]
         self._transport.send(replica, run.batch, samples, lambda result, busy_s: self._ran(run, result, busy_s))
 
@@ -272,7 +318,7 @@ class RouterDriver:
         """A batch came back; one that was overdue is too late for the machine, which has queued its requests again."""
         flight = self._flights.pop(run.batch, None)
         if flight is not None:
-            flight.timer.cancel()
+            self._landed(flight)
         if isinstance(result, Exception):
             lost = isinstance(result, GONE)
             logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, result)
@@ -284,10 +330,52 @@ class RouterDriver:
         if flight is not None and flight.doubts:
             self._replicas_changed()
 
+    def _begins(self, flight: Flight, pool: str) -> None:
+        """A device begins with a batch: just before it should end, the machine is told."""
+        run = flight.run
+        busy_s = self._busy_s.get((run.unit, pool, len(run.requests)))
+        if busy_s is not None:
+            after_s = max(0.0, busy_s - LEAD_S - self._late_s)
+            flight.ending_at = time.monotonic() + after_s
+            flight.ending = self._loop.call_later(after_s, self._ends, flight)
+
+    def _ends(self, flight: Flight) -> None:
+        """A batch should end soon: the next may be sent."""
+        self._was_late(flight)
+        self._handle(Ending(flight.run.device, flight.run.batch))
+
+    def _was_late(self, flight: Flight) -> None:
+        """Take note of how late the event loop comes to what should have been done; all have to wait for it."""
+        late_s = max(0.0, time.monotonic() - flight.ending_at)
+        self._late_s += LATE_WEIGHT * (late_s - self._late_s)
+        flight.ending_at = math.inf
+
+    def _landed(self, flight: Flight) -> None:
+        """A device is done with a batch, and begins with the next that it was sent, if any."""
+        flight.timer.cancel()
+        if flight.ending is not None:
+            flight.ending.cancel()
+            if flight.ending_at < time.monotonic():
+                self._was_late(flight)
+        queue = self._queues[flight.run.device]
+        queue.remove(flight)
+        device = self._devices.get(flight.run.device)
+        if not queue:
+            del self._queues[flight.run.device]
+        elif device is not None:
+            self._begins(queue[0], device.pool)
+
     def _count(self, run: Run, flight: Flight | None, busy_s: float) -> None:
-        if flight is not None:
-            queued_s = sum([flight.sent - request.arrived for request in run.requests])
-            self.counters.ran(run.unit, len(run.requests), queued_s, busy_s)
+        """Take note of how long the device was busy."""
+        device = self._devices.get(run.device)
+        if flight is None or device is None:
+            return
+        size = len(run.requests)
+        queued_s = sum([flight.sent - request.arrived for request in run.requests])
+        self.counters.ran(run.unit, size, queued_s, busy_s)
+        key = run.unit, device.pool, size
+        before = self._busy_s.get(key, busy_s)
+        self._busy_s[key] = before + BUSY_WEIGHT * (busy_s - before)
 
     def _overdue(self, run: Run, expected_s: float) -> None:
         """An overdue batch's device counts as down, and its requests go elsewhere.

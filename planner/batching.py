@@ -14,7 +14,8 @@ class ServiceTimes:
     """Time from sending a batch to having its answers: the profiled curve plus the overhead seen in service.
 
     The overhead (transport, a busy host) is the rolling 95th percentile of what batches of a pool took beyond their
-    profile; until enough were seen it is the configured one. It never falls below zero.
+    profile; until enough were seen it is the configured one. It never falls below zero. What a batch keeps a device
+    from the next is less: the mean, as the batches of a queue are late and early by turns.
     """
 
     def __init__(self, curves: Mapping[tuple[str, str], LatencyCurve], overhead_s: float) -> None:
@@ -22,6 +23,7 @@ class ServiceTimes:
         self._default_s = overhead_s
         self._excess: dict[str, deque[float]] = {}
         self._overhead_s: dict[str, float] = {}
+        self._between_s: dict[str, float] = {}
 
     def table(self, unit: str, pool: str) -> tuple[float, ...] | None:
         """Profiled seconds by batch size (`latency_table`); None where the unit is not offered on the pool."""
@@ -30,6 +32,10 @@ class ServiceTimes:
     def overhead_s(self, pool: str) -> float:
         """What to add to a profiled latency on this pool, in seconds."""
         return self._overhead_s.get(pool, self._default_s)
+
+    def between_s(self, pool: str) -> float:
+        """What to add to a profiled latency for the time until a device of this pool has its next batch, in seconds."""
+        return self._between_s.get(pool, self._default_s)
 
     def expect(self, unit: str, pool: str, batch: int) -> float:
         """Seconds that a batch of `batch` requests will take from sending to answer (95th percentile)."""
@@ -42,6 +48,7 @@ class ServiceTimes:
         if len(seen) >= ENOUGH:
             ordered = sorted(seen)
             self._overhead_s[pool] = max(0.0, ordered[int(0.95 * (len(ordered) - 1))])
+            self._between_s[pool] = max(0.0, sum(ordered) / len(ordered))
 
 
 def latency_table(curve: LatencyCurve) -> tuple[float, ...]:

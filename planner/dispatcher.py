@@ -27,6 +27,7 @@ class Parts:
 
     priced: bool = True  # device time has a price: else the most accurate option that ends in time
     deferred: bool = True  # batches wait to grow where devices are scarce
+    refused: bool = True  # what would miss its deadline by far is refused on arrival
     early_drop: bool = True  # a head that would cut short one batch after another is passed over
     revised: bool = True  # a batch's option is chosen anew when it starts
     taken_over: bool = True  # an idle device takes over what waits for another

@@ -29,11 +29,27 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Shed:
+    """Requests have come in and were refused unseen, as `Router.sheds` said of them."""
+
+    application: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The client has gone; the request is not run any more."""
 
     application: str
     request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A device is about to end a batch: the next may be sent, so that it is there when the device is free."""
+
+    device: str
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +100,7 @@ class Tick:
     """The instant of an earlier `WakeAt` has come."""
 
 
-Event = Arrived | Cancelled | Finished | Failed | DeviceUp | DeviceDown | PlanChanged | Tick
+Event = Arrived | Shed | Cancelled | Ending | Finished | Failed | DeviceUp | DeviceDown | PlanChanged | Tick
 
 
 @dataclass(frozen=True, slots=True)

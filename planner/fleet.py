@@ -131,17 +131,23 @@ class Twins:
             return now
         while self._ends:
             free_at, number, executor = self._ends[0]
-            if executor.running is None or executor.running.id != number or executor.twins is not self:
+            running = executor.running
+            if running is None or (running.id, executor.free_at) != (number, free_at) or executor.twins is not self:
                 heapq.heappop(self._ends)
             elif free_at > now:
                 return free_at
             else:
-                later = max(2 * now - executor.running.expected, now + 1e-9)
-                for load in self._loads:
-                    load.ends += later - executor.free_at
-                executor.free_at = later
-                heapq.heapreplace(self._ends, (later, number, executor))
+                heapq.heappop(self._ends)
+                self.ends_at(executor, max(2 * now - running.expected, now + 1e-9))
         return float("inf")
+
+    def ends_at(self, executor: Executor, instant: float) -> None:
+        """What the device runs should end then, not when it was thought to."""
+        assert executor.running is not None
+        for load in self._loads:
+            load.ends += instant - executor.free_at
+        executor.free_at = instant
+        heapq.heappush(self._ends, (instant, executor.running.id, executor))
 
     def _busy(self, executor: Executor) -> None:
         assert executor.running is not None
@@ -199,12 +205,13 @@ class Place:
 
 
 class Fleet:
-    """All devices by name; a device runs one batch at a time."""
+    """All devices by name; a device runs one batch at a time, and may be sent the next as it ends one."""
 
     def __init__(self, pools: Iterable[str], slos_s: Iterable[float]) -> None:
         classes = tuple(sorted(set(slos_s)))
         self.executors: dict[str, Executor] = {}
         self.places = {name: Place(name, classes, waiting_s=[0.0] * len(classes)) for name in pools}
+        self._landing: dict[str, Batch] = {}  # by device: what it is about to end, while it counts as idle
         self._devices = 0  # that hold anything
         self._batches, self._under_way = 0, 0
         self._needed = 0.0  # sum over the batches under way
@@ -225,15 +232,15 @@ class Fleet:
         self._count()
         return True
 
-    def down(self, name: str) -> Batch | None:
-        """The device is gone; answers the batch that it ran."""
+    def down(self, name: str) -> list[Batch]:
+        """The device is gone; answers the batches that it had, the older first."""
         executor = self.executors.pop(name, None)
         if executor is None:
-            return None
+            return []
         self._leave(executor)
         self._ended(executor.running)
         self._count()
-        return executor.running
+        return [batch for batch in (self._landing.pop(name, None), executor.running) if batch is not None]
 
     def lose(self, name: str, unit: str) -> None:
         """The device does not hold the unit any more."""
@@ -259,8 +266,21 @@ class Fleet:
         executor.twins.place.changed()
         return batch
 
+    def land(self, name: str, batch_id: int, now: float) -> bool:
+        """The device is about to end this batch: it counts as idle, if it is not about to end another already."""
+        if name in self._landing:
+            return False
+        batch = self.take(name, batch_id, now)
+        if batch is not None:
+            self._landing[name] = batch
+        return batch is not None
+
     def take(self, name: str, batch_id: int, now: float) -> Batch | None:
-        """The batch that the device runs, if it is still that one; afterwards the device is idle."""
+        """The batch, if the device still has it; afterwards it is idle, or runs what it was sent next."""
+        landing = self._landing.get(name)
+        if landing is not None and landing.id == batch_id:
+            self._begins(name, now)
+            return self._landing.pop(name)
         executor = self.executors.get(name)
         if executor is None or executor.running is None or executor.running.id != batch_id:
             return None
@@ -270,10 +290,18 @@ class Fleet:
         executor.twins.place.changed()
         return batch
 
+    def _begins(self, name: str, now: float) -> None:
+        """The device begins only now with what it was sent before."""
+        executor = self.executors.get(name)
+        if executor is not None and executor.running is not None:
+            batch = executor.running
+            batch.started, batch.expected = now, now + batch.expected - batch.started
+            executor.twins.ends_at(executor, batch.expected)
+
     def runs(self, request_id: int) -> bool:
         """Whether the request is in a batch under way."""
-        running = (e.running for e in self.executors.values() if e.running is not None)
-        return any(request.id == request_id for batch in running for request in batch.requests)
+        running = [e.running for e in self.executors.values() if e.running is not None]
+        return any(request.id == request_id for b in (*running, *self._landing.values()) for request in b.requests)
 
     def idle(self) -> bool:
         """Whether a device that holds anything waits for work."""

@@ -14,6 +14,7 @@ from planner.events import (
     Cancelled,
     DeviceDown,
     DeviceUp,
+    Ending,
     Event,
     Failed,
     Finished,
@@ -22,6 +23,7 @@ from planner.events import (
     Reject,
     Request,
     Run,
+    Shed,
     ShortCircuit,
     Tick,
     WakeAt,
@@ -34,7 +36,11 @@ from planner.scheduler import DELAY, Choice, Route, by_urgency, choose, quickest
 from planner.variants import Device
 
 PEEK = "peek"  # the option of a short circuit, in counts and outcomes
+HOPE = 0.25  # of its time, by which a request may seem to end too late and yet wait: estimates err, others give up
+SHORT = 0.4  # of its time, that a request must seem to have left at its end where refusals have lasted as long
+LIKE = 0.9  # of the time that a refused request had: one with so much is refused like it
 TAKE_OVER = 8  # waiting heads that an idle device considers taking over
+BEHIND = "too much waits before it: it could not be answered in time"
 PASSED_OVER = "the time left is too short to share a batch, and alone it would make those behind it late"
 
 
@@ -84,6 +90,8 @@ class Router:
         self._attempts: dict[int, int] = {}
         self._alone: set[int] = set()  # requests whose batch failed: each is tried by itself
         self._gone: set[int] = set()  # requests cancelled while their batch is under way
+        self._behind_for: dict[str, tuple[float, float]] = {}  # by application: first and last of a series of refusals
+        self._shedding: dict[str, Request] = {}  # by application, what was refused since anything got free
         self.counts: dict[str, Count] = {name: Count() for name in catalogue.applications}
         self._fastest_s = {name: _fastest(catalogue, name) for name in catalogue.applications}
         self._slo_s = sum(a.slo_s for a in catalogue.applications.values()) / max(1, len(catalogue.applications))
@@ -93,13 +101,21 @@ class Router:
         self.prices.observe(now, self._fleet.needed())  # before the event: so it has been since the last one
         if self.prices.due(now) and self._parts.priced:
             self._routes.follow(now, self._slo_s)
+        if self._shedding and not isinstance(event, Arrived | Shed):
+            self._shedding.clear()
         match event:
             case Arrived(request):
                 actions = self._arrived(request, now)
             case Finished(device, batch):
                 actions = self._finished(device, batch, now)
+            case Ending(device, batch):
+                if self._fleet.land(device, batch, now):
+                    self._freed[device] = self._fleet.executors[device]
+                actions = []
             case Tick():
                 actions = []
+            case Shed(application, count):
+                actions = self._was_shed(application, count)
             case Cancelled(_, request_id):
                 actions = self._cancelled(request_id)
             case Failed(device, batch, reason, lost):
@@ -119,6 +135,15 @@ class Router:
         if wake < NEVER:
             actions.append(WakeAt(wake))
         return actions
+
+    def sheds(self, application: str, time_s: float) -> bool:
+        """Whether a request that has just come in, with so much time, would be refused as one like it just was.
+
+        Then it need not be looked at: tell `Shed`. One with more time might be answered, and so might one with much
+        less, which others wait behind.
+        """
+        like = self._shedding.get(application)
+        return like is not None and LIKE * (like.deadline - like.arrived) <= time_s <= like.deadline - like.arrived
 
     @property
     def queued(self) -> dict[str, int]:
@@ -169,6 +194,17 @@ class Router:
             )
         return ""
 
+    def _was_shed(self, application: str, count: int) -> list[Action]:
+        tally = self.counts[application]
+        tally.arrived += count
+        tally.rejected += count
+        tally.violated += count
+        like = self._shedding.get(application)
+        if like is not None:
+            for _ in range(count):
+                self.prices.arrived(application, like.accuracy)
+        return []
+
     def _cancelled(self, request_id: int) -> list[Action]:
         if request_id in self._queues:
             self._forget((self._queues.leave(request_id),))
@@ -217,10 +253,11 @@ class Router:
         return []
 
     def _device_down(self, name: str, now: float) -> list[Action]:
-        batch = self._fleet.down(name)
+        batches = self._fleet.down(name)
         self._freed.pop(name, None)
         self._devices_changed(now)
-        return [] if batch is None else self._return_to_queue(batch, f"device '{name}' was lost", now)
+        why = f"device '{name}' was lost"
+        return [action for batch in batches for action in self._return_to_queue(batch, why, now)]
 
     def _devices_changed(self, now: float) -> None:
         """Requests without a route, or whose route is no more, look for another."""
@@ -282,8 +319,32 @@ class Router:
         cheaper = choice.in_time and _scarce(choice.route) and self._short_circuits(request)
         if cheaper and request.priority * (request.peek or 0.0) >= choice.value:
             return [self._peeked(request)]
+        if self._parts.refused and self._hopeless(request, choice, now):
+            return [self._behind(request)]
         self._queues.wait(request, choice.route)
         return []
+
+    def _hopeless(self, request: Request, choice: Choice, now: float) -> bool:
+        """Whether too much waits before a request to let it wait too.
+
+        When more has come for a while than can be answered, a long queue answers no more than a short one, only later.
+        """
+        if choice.route is None or choice.route.idle() is not None:
+            return False  # it waits for nobody; and only trying tells whether a device is as slow as it was
+        time_s = request.deadline - request.arrived
+        since, last = self._behind_for.get(request.application, (now, float("-inf")))
+        lasting = now - last <= time_s < now - since
+        hopeless = choice.late_s > (-SHORT if lasting else HOPE) * time_s
+        if hopeless:
+            self._behind_for[request.application] = (since if now - last <= time_s else now, now)
+        return hopeless
+
+    def _behind(self, request: Request) -> Action:
+        """Refuse a request that could not be in time; the next like it need not be looked at until a device is free."""
+        action = self._refuse(request, "overload", BEHIND)
+        if isinstance(action, Reject):
+            self._shedding[request.application] = request
+        return action
 
     # -- what is decided ------------------------------------------------------------------------------------------
 
@@ -328,7 +389,7 @@ class Router:
             return False
         self._queues.take(formed.batch)
         chosen = formed.route
-        takes_s = chosen.table[len(formed.batch)] + chosen.overhead_s
+        takes_s = chosen.table[len(formed.batch)] + chosen.between_s
         batch = self._fleet.start(
             executor, chosen.unit, chosen.option, formed.batch, now, takes_s, chosen.need(len(formed.batch))
         )

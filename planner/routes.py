@@ -138,8 +138,9 @@ class Routes:
         """A batch of this pool has been timed; planned batches follow if that moves its overhead by much."""
         routes = self._in[pool]
         if routes:
-            before, now = routes[0].overhead_s, self._times.overhead_s(pool)
-            if abs(now - before) > MOVED_S + MOVED * before:
+            first, times = routes[0], self._times
+            moved = (times.overhead_s(pool), first.overhead_s), (times.between_s(pool), first.between_s)
+            if any(abs(now - before) > MOVED_S + MOVED * before for now, before in moved):
                 self._plan(pool)
                 self._offer()
 
@@ -156,12 +157,12 @@ class Routes:
 
     def _plan(self, pool: str) -> None:
         """Plan the batches of routes that are new, and of all where they were planned for another overhead."""
-        overhead_s = self._times.overhead_s(pool)
+        overhead_s, between_s = self._times.overhead_s(pool), self._times.between_s(pool)
         for route in self._in[pool]:
-            if route.overhead_s != overhead_s or not route.device_s:
-                route.overhead_s = overhead_s
+            if (route.overhead_s, route.between_s) != (overhead_s, between_s) or not route.device_s:
+                route.overhead_s, route.between_s = overhead_s, between_s
                 route.planned = planned_size(route.table, self._slo_s[route.option], overhead_s)
-                route.device_s = (route.table[route.planned] + overhead_s) / route.planned
+                route.device_s = (route.table[route.planned] + between_s) / route.planned
                 route.count()
 
     def _offer(self) -> None:

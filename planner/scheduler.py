@@ -26,7 +26,8 @@ class Route:
     planned: int = 1  # batch size that the plan counts on
     number: int = 0  # of the option among those of all applications
     accuracy: float = 0.0  # of the option, as profiled
-    overhead_s: float = 0.0
+    overhead_s: float = 0.0  # beyond the profile, until a batch is answered
+    between_s: float = 0.0  # beyond the profile, until the device has its next batch
     device_s: float = 0.0  # device time of one request in a batch as large as planned
     cost: float = 0.0  # accuracy that a request's device time must earn, at the planned batch
     loss: float = 0.0  # cost less accuracy: the least is the best as profiled
@@ -105,21 +106,21 @@ class Route:
 
     def count(self) -> None:
         """Bring the pool's account of the work that waits here up to date."""
-        waiting, planned, table, overhead_s = len(self.queue), self.planned, self.table, self.overhead_s
+        waiting, planned, table, between_s = len(self.queue), self.planned, self.table, self.between_s
         rest = waiting % planned
-        self.open_s = table[rest] + overhead_s if rest else 0.0
-        work_s = waiting // planned * (table[planned] + overhead_s) + self.open_s
+        self.open_s = table[rest] + between_s if rest else 0.0
+        work_s = waiting // planned * (table[planned] + between_s) + self.open_s
         self.place.waits(self.slo_class, work_s - self.work_s)
         self.work_s = work_s
 
     def more_s(self) -> float:
         """The device time that one more request takes: in the batch that waits to grow, else in one of its own."""
         waiting = len(self.queue) % self.planned
-        return self.table[waiting + 1] - self.table[waiting] + (0.0 if waiting else self.overhead_s)
+        return self.table[waiting + 1] - self.table[waiting] + (0.0 if waiting else self.between_s)
 
     def need(self, size: int) -> float:
         """The part of a batch's time that its requests would take in one as large as planned."""
-        return min(1.0, size * self.device_s / (self.table[size] + self.overhead_s))
+        return min(1.0, size * self.device_s / (self.table[size] + self.between_s))
 
     def last_start(self, request: Request) -> float:
         """The last instant at which the route could answer the request in time."""
@@ -151,6 +152,7 @@ class Choice:
     route: Route | None
     in_time: bool
     value: float  # accuracy net of the price of device time; of a route not in time −∞
+    late_s: float = 0.0  # by how much it would end after the deadline less margin (of late ones, the soonest)
 
 
 def urgency(request: Request) -> tuple[float, int]:
@@ -172,7 +174,7 @@ def choose(
     answer)` (docs/scheduling.md). When it would end is estimated behind all that waits already and is more urgent;
     of the route that it `heads`, nothing is.
     """
-    best, best_value = None, float("-inf")
+    best, best_value, best_s = None, float("-inf"), 0.0
     late: list[tuple[float, Route]] = []
     left_s = request.deadline - now
     in_time_s = left_s - margin_s
@@ -189,10 +191,11 @@ def choose(
         if takes_s > in_time_s:
             late.append((takes_s, route))
         elif (value := net - hurry * takes_s) > best_value:
-            best, best_value = route, value
+            best, best_value, best_s = route, value, takes_s
     if best is not None:
-        return Choice(best, True, best_value)
-    return Choice(_least_work(late, request.deadline - request.arrived), False, best_value)
+        return Choice(best, True, best_value, best_s - in_time_s)
+    late_s = min([takes_s for takes_s, _ in late]) - in_time_s if late else 0.0
+    return Choice(_least_work(late, request.deadline - request.arrived), False, best_value, late_s)
 
 
 def _least_work(late: Sequence[tuple[float, Route]], time_s: float) -> Route | None:
@@ -250,7 +253,7 @@ def doomed_heads(route: Route, requests: Sequence[Request], now: float, margin_s
         if route.overloaded and first + 1 < waiting:
             continue
         size = max(1, size)
-        later = now + (route.table[size] + route.overhead_s) / route.devices
+        later = now + (route.table[size] + route.between_s) / route.devices
         follower = requests[first + size] if first + size < waiting else None
         if follower is None or route.room(follower, later, margin_s) >= min(route.planned, waiting - first - size):
             return first, size

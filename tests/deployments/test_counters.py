@@ -2,9 +2,9 @@
 
 import pytest
 
+from deployments.counters import Statistics, refuse_loading, repository_index
 from deployments.oip import open_inference_pb2 as pb
 from deployments.protocol import BadRequest, NotOffered, UnknownApplication
-from deployments.counters import Statistics, refuse_loading, repository_index
 
 NOTHING = {"count": 0, "ns": 0}
 

@@ -17,10 +17,10 @@ from tritonclient.utils import InferenceServerException
 
 from deployments import protocol
 from deployments.config import Manifest, RouterConfig, TensorSpec
+from deployments.counters import Statistics
 from deployments.grpc_service import CODES, METHODS, STREAM_DEPTH, GrpcService, add_to_server, mount, serve_grpc
 from deployments.oip import open_inference_pb2 as pb
 from deployments.protocol import InferRequest, Served, WireError
-from deployments.counters import Statistics
 
 MANIFEST = Manifest(
     TensorSpec("image", (2, 3)), TensorSpec("scores", (3,)), ("cat", "dog", "hen"), slo_s=0.1, name="animals"

@@ -10,9 +10,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from deployments.codec import decode_request, encode_request, encode_response
 from deployments.config import DATATYPES, Manifest, RouterConfig, TensorSpec
+from deployments.counters import Statistics, repository_index
 from deployments.openapi import JSON, document
 from deployments.protocol import InferRequest, Served, WireError
-from deployments.counters import Statistics, repository_index
 
 CLASSES = tuple(f"class {i}" for i in range(3))
 ANIMALS = Manifest(TensorSpec("image", (2, 3)), TensorSpec("scores", (3,)), CLASSES, slo_s=0.1, name="animals")

@@ -13,6 +13,7 @@ from planner.events import (
     Cancelled,
     DeviceDown,
     DeviceUp,
+    Ending,
     Event,
     Failed,
     Finished,
@@ -74,14 +75,16 @@ class World:
     table: Catalogue
     took: Callable[[Run, float], float] | None = None  # seconds that a batch takes; default: its profile
     spoilt: frozenset[int] = frozenset()  # requests that make their batch fail
+    ahead_s: float | None = None  # the router is told that a batch ends so long before; None is never
     now: float = 0.0
     answers: list[tuple[float, Answer]] = field(default_factory=list)
     rejects: list[tuple[float, Reject]] = field(default_factory=list)
     runs: list[tuple[float, Run]] = field(default_factory=list)
-    running: dict[str, Run] = field(default_factory=dict)
+    running: dict[str, list[Run]] = field(default_factory=dict)  # by device, the first runs
     devices: dict[str, Device] = field(default_factory=dict)
     wake: float = float("inf")
     events: list[tuple[float, int, Event]] = field(default_factory=list)
+    _ends: dict[int, float] = field(default_factory=dict)
     order: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def at(self, instant: float, event: Event) -> None:
@@ -95,7 +98,7 @@ class World:
 
     def play(self, until: float = float("inf")) -> "World":
         """Run until nothing is left to happen, or until an instant."""
-        for _ in range(1_000_000):
+        for _ in range(200_000):
             head = self.events[0][0] if self.events else float("inf")
             instant = min(head, self.wake)
             if instant > until or instant == float("inf"):
@@ -140,14 +143,16 @@ class World:
                 self.devices.pop(name, None)
                 self.running.pop(name, None)
             case Finished(device, batch) | Failed(device, batch, _, _):
-                if device in self.running and self.running[device].batch == batch:
-                    del self.running[device]
+                for run in list(self.running.get(device, [])):
+                    if run.batch == batch:
+                        self.running[device].remove(run)
             case _:
                 pass
 
     def _run(self, run: Run) -> None:
         assert run.device in self.devices
-        assert run.device not in self.running, "a device runs one batch at a time"
+        had = self.running.setdefault(run.device, [])
+        assert len(had) < (1 if self.ahead_s is None else 2), "a device runs one batch, and has one more at most"
         assert run.unit in self.router.executors[run.device].units
         curve = self.table.latency[run.unit, self.devices[run.device].pool]
         options = self.table.options[run.requests[0].application]
@@ -157,12 +162,16 @@ class World:
         for member in run.requests:
             assert member.application == run.requests[0].application
             assert member.accuracy[index] >= member.min_accuracy
-        self.running[run.device] = run
+        begins = max([self.now, *(ends for before, ends in self._ends.items() if before in [r.batch for r in had])])
+        had.append(run)
         self.runs.append((self.now, run))
         seconds = self.took(run, self.now) if self.took else curve.at(len(run.requests))
         bad = any(member.id in self.spoilt for member in run.requests)
         done = Failed(run.device, run.batch, "bad input", False) if bad else Finished(run.device, run.batch)
-        self.at(self.now + seconds, done)
+        self._ends[run.batch] = begins + seconds
+        if self.ahead_s is not None:
+            self.at(max(begins, begins + seconds - self.ahead_s), Ending(run.device, run.batch))
+        self.at(begins + seconds, done)
 
     @property
     def outcomes(self) -> Counter[int]:

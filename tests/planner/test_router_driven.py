@@ -176,6 +176,7 @@ def cost_by_a_failure(reject: Reject) -> bool:
     slowness=st.sampled_from([0.5, 1.0, 1.7]),
     spoilt=st.frozensets(st.integers(0, 59), max_size=3),
     max_queued=st.sampled_from([3, 1000]),
+    ahead_s=st.sampled_from([None, 0.002, 0.05]),
 )
 def test_every_request_has_exactly_one_outcome(
     asked: list[tuple[float, str, float, float]],
@@ -183,11 +184,12 @@ def test_every_request_has_exactly_one_outcome(
     slowness: float,
     spoilt: frozenset[int],
     max_queued: int,
+    ahead_s: float | None,
 ) -> None:
     """`World` checks besides: one batch a device, batches of one application within the profile, no idle wake-ups."""
     table = catalogue(("k", "l"), pools=("e", "f"))
     w = world(table, replace(LIMITS, max_queued=max_queued))
-    w.spoilt = spoilt
+    w.spoilt, w.ahead_s = spoilt, ahead_s
     w.took = lambda run, _: slowness * table.latency[run.unit, w.devices[run.device].pool].at(len(run.requests))
     w.up("d0", "d1")
     w.up("d2", pool="f")
@@ -204,8 +206,8 @@ def test_every_request_has_exactly_one_outcome(
             w.at(instant, PlanChanged(plan({("e", "k/slow"): 5e5 * which})))
         elif what == "lost":
             w.play(instant - 1e-9)
-            if device.name in w.running:
-                w.at(instant, Failed(device.name, w.running[device.name].batch, "lost", lost=True))
+            for run in w.running.get(device.name, []):
+                w.at(instant, Failed(device.name, run.batch, "lost", lost=True))
         elif asked and asked[which % len(asked)][0] < instant:
             gone.add(which % len(asked))
             w.at(instant, cancelled(which % len(asked), asked[which % len(asked)][1]))
