@@ -1,7 +1,7 @@
 """The wire between a router and a replica: one frame per batch over a socket of their own, without copies.
 
 A call through Ray Serve costs milliseconds of CPU for a batch of pictures, a frame tens of microseconds
-(docs/decisions.md). Within a host it is a Unix socket, between hosts TCP. Both ends first show that they know the
+(docs/decisions.md). Within a host it is a Unix socket, between hosts TCP. The router first shows that it knows the
 cluster's secret.
 
     hello     MAGIC, then the secret's digest; the replica answers MAGIC or hangs up

@@ -79,7 +79,7 @@ def decode_request(body: bytes, headers: Headers, manifest: Manifest, limits: Ro
 def check_length(headers: Headers, limits: RouterConfig) -> None:
     """Refuse by its Content-Length a body that is too large, before it is read; BodyTooLarge."""
     length = headers.get("content-length", "")
-    if length.isdecimal():
+    if length.isdecimal() and len(length) < 12:
         _check_size(int(length), limits, "sent")
 
 
@@ -179,7 +179,7 @@ def _split(body: bytes, headers: Headers, what: str) -> tuple[dict[str, Any], me
     length = headers.get(HEADER_LENGTH)
     end = len(view)
     if length is not None:
-        if not (length.isascii() and length.isdecimal() and int(length) <= end):
+        if not (length.isascii() and length.isdecimal() and len(length) < 12 and int(length) <= end):
             raise BadHeader(
                 f"{what}: Inference-Header-Content-Length is '{length}' in a body of {end} bytes; "
                 "write the length in bytes of the JSON at its beginning"

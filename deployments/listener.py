@@ -58,7 +58,7 @@ class Message(NamedTuple):
     arrived: float  # on the monotonic clock
 
 
-class HeadersTooLarge(WireError):  # noqa: N818  # the house's names say the culprit
+class HeadersTooLarge(BadRequest):  # the house's names say the culprit
     """More header bytes than any client of this protocol has."""
 
     status = 431

