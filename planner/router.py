@@ -37,7 +37,7 @@ from planner.variants import Device
 
 PEEK = "peek"  # the option of a short circuit, in counts and outcomes
 HOPE = 0.25  # of its time, by which a request may seem to end too late and yet wait: estimates err, others give up
-SHORT = 0.4  # of its time, that a request must seem to have left at its end where refusals have lasted as long
+SHORT = 0.0  # of its time, that it must seem to have left where refusals have lasted as long: a long queue only delays
 LIKE = 0.9  # of the time that a refused request had: one with so much is refused like it
 TAKE_OVER = 8  # waiting heads that an idle device considers taking over
 BEHIND = "too much waits before it: it could not be answered in time"

@@ -152,7 +152,7 @@ class Choice:
     route: Route | None
     in_time: bool
     value: float  # accuracy net of the price of device time; of a route not in time −∞
-    late_s: float = 0.0  # by how much it would end after the deadline less margin (of late ones, the soonest)
+    late_s: float = 0.0  # by how much it would be late for what waits before it, overhead aside; of all, the least
 
 
 def urgency(request: Request) -> tuple[float, int]:
@@ -193,8 +193,8 @@ def choose(
         elif (value := net - hurry * takes_s) > best_value:
             best, best_value, best_s = route, value, takes_s
     if best is not None:
-        return Choice(best, True, best_value, best_s - in_time_s)
-    late_s = min([takes_s for takes_s, _ in late]) - in_time_s if late else 0.0
+        return Choice(best, True, best_value, best_s - best.overhead_s - in_time_s)
+    late_s = min([takes_s - route.overhead_s for takes_s, route in late], default=in_time_s) - in_time_s
     return Choice(_least_work(late, request.deadline - request.arrived), False, best_value, late_s)
 
 
