@@ -20,15 +20,19 @@ class LaunchError(RuntimeError):
 
 def check_port(config: ClusterConfig) -> None:
     """Refuse a port that somebody listens on already; ConfigError."""
-    address = (config.http.host, config.http.port)
+    _check(config.http.host, config.http.port, "http", "`http.port` of the configuration, `--port` of the demo")
+    if config.grpc.port is not None:
+        _check(config.http.host, config.grpc.port, "grpc", "`grpc.port` of the configuration")
+
+
+def _check(host: str, port: int, what: str, where: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(address)
+            probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"http: {address[0]}:{address[1]} cannot be listened on: {error.strerror}; choose another port "
-                "(`http.port` of the configuration, `--port` of the demo)"
+                f"{what}: {host}:{port} cannot be listened on: {error.strerror}; choose another port ({where})"
             ) from error
 
 

@@ -1,5 +1,6 @@
 """The router under load and under whatever else happens, driven by a deterministic event loop."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from planner.events import (
     Failed,
     PlanChanged,
     Reject,
+    Shed,
 )
 from planner.plans import Plan
 from planner.variants import Device
@@ -218,3 +220,49 @@ def test_every_request_has_exactly_one_outcome(
     assert not any(w.router.queued.values())
     for at, reject in w.rejects:
         assert at <= max(reject.request.deadline, reject.request.arrived) + 1e-9 or cost_by_a_failure(reject)
+
+
+def test_the_next_batch_is_sent_as_one_ends_and_a_device_never_has_three() -> None:
+    w = world()
+    w.ahead_s = 0.005
+    w.up("d0")
+    for number in range(64):
+        w.at(0.0, Arrived(request(number, 0.0, time_s=2.0)))
+    w.play()
+    starts = [(at, run) for at, run in w.runs]
+    ends = {run.batch: at for at, run in starts}
+    assert len(starts) > 2
+    assert len(w.answers) == 64
+    gaps = [w._ends[a.batch] - ends[b.batch] for (_, a), (_, b) in itertools.pairwise(starts)]
+    assert all(gap == pytest.approx(0.005) for gap in gaps[1:]), "each is there before the one before it ends"
+
+
+def test_what_is_far_too_late_is_refused_on_arrival_and_so_is_the_next_like_it() -> None:
+    w = world()
+    w.up("d0")
+    for number in range(400):
+        w.at(0.001 + number * 1e-6, Arrived(request(number, 0.001 + number * 1e-6)))
+    w.play(0.002)
+    at_once = [reject for at, reject in w.rejects if at < 0.002]
+    assert at_once
+    assert {reject.kind for reject in at_once} == {"overload"}
+    assert w.router.sheds("k", 0.2)
+    assert not w.router.sheds("k", 0.3), "with more time it might be answered"
+    assert not w.router.sheds("k", 0.1), "with less it is more urgent than those that wait"
+    before = w.router.counts["k"].violated
+    w.tell(Shed("k", 3))
+    assert w.router.counts["k"].violated == before + 3
+    w.play()
+    assert not w.router.sheds("k", 0.2), "something got free"
+    assert max(w.outcomes.values()) == 1
+    assert len(w.outcomes) == 400
+
+
+def test_where_a_device_is_idle_nobody_is_refused_on_arrival() -> None:
+    w = world()
+    w.took = lambda *_: 0.5  # far slower than its profile: all are late
+    w.up("d0")
+    for number in range(12):
+        w.at(float(number), Arrived(request(number, float(number))))
+    w.play()
+    assert len(w.runs) == 12
