@@ -25,6 +25,9 @@ from planner.variants import Option, Unit, plain_option
 VERSION = 1
 KAPPA = 2.0  # weight of the class-wise estimate against the neighbours' own correctness, where it was not fitted
 REPLICA_START_S = 2.0  # until a new replica is known to routers: 1.5 s on an idle machine, 3 to 5 s on a busy one
+LEAST_S = (
+    1e-4  # of any batch: to hand it over takes as long, and shares of device time below a millionth are lost to HiGHS
+)
 
 
 class ProfileError(ValueError):
@@ -183,9 +186,9 @@ class Profiles:
         return tuple(sorted(rows, key=lambda row: row.batch))
 
     def latency_curve(self, application: str, variant: str, pool: str) -> LatencyCurve:
-        """The 95th percentile of latency by batch size; ProfileError as `latency_rows`."""
+        """The 95th percentile of latency by batch size, at least `LEAST_S`; ProfileError as `latency_rows`."""
         rows = self.latency_rows(application, variant, pool)
-        return LatencyCurve(tuple(row.batch for row in rows), tuple(row.p95_s for row in rows))
+        return LatencyCurve(tuple(row.batch for row in rows), tuple(max(LEAST_S, row.p95_s) for row in rows))
 
     def check_models(self, models_dir: str | Path, applications: Iterable[str] | None = None) -> None:
         """ProfileError where a model file is not the one that was measured."""

@@ -15,7 +15,7 @@ from deployments.runtimes import Runtime
 class Effort:
     """Which batch sizes are measured and how long is spent on each."""
 
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     budget_s: float = 0.15  # for one batch size of one variant on one pool
     min_runs: int = 5  # even beyond the budget
     max_runs: int = 40

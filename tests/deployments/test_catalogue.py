@@ -8,6 +8,7 @@ import pytest
 
 from deployments.catalogue import House, load_house
 from deployments.config import ApplicationConfig, ClusterConfig, ConfigError, PeekConfig, PlannerConfig, PoolConfig
+from deployments.profiles import Profiles
 from deployments.runtimes import ModelError
 from profiling.latency import Effort
 from profiling.measure import profile
@@ -66,7 +67,15 @@ def test_neighbours_tell_whom_a_lazy_variant_answers_right(place):
     assert (seen.sure > 0.8).all()
 
 
-def test_a_plan_knows_the_cells_and_pliant_plan_does_not(place):
+def test_a_plan_knows_the_cells_and_pliant_plan_does_not(place, monkeypatch):
+    measured = Profiles.latency_curve
+
+    def dearer(self, application, variant, pool):
+        """Both toys take no time to speak of: where neither is dearer there is nothing to choose, and one cell."""
+        curve = measured(self, application, variant, pool)
+        return replace(curve, latency_s=tuple(10 * s for s in curve.latency_s)) if variant == "good" else curve
+
+    monkeypatch.setattr(Profiles, "latency_curve", dearer)
     place.profile()
     house = place.house(cells=2)
     assert house.catalogue.cells["toy"] == pytest.approx(tuple(house.cells["toy"].shares()))
