@@ -7,6 +7,10 @@ from cluster.edges import prepare_environment
 
 prepare_environment()
 
+import signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been told to ignore Ctrl-C
+
 # ruff: noqa: E402  # the environment comes first
 
 from collections.abc import Callable
