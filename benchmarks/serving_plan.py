@@ -95,7 +95,7 @@ def alone() -> tuple[str, ...]:
 
 
 def ramps(asked: Asked, absent: Mapping[str, str]) -> list[tuple[str, Ramp]]:
-    """Who climbs with what: Pliant with all variants, the others with the most accurate and with the cheapest."""
+    """Who climbs with what: all with the most accurate variant, Pliant with all of them, the others the cheapest."""
     directory = build_zoo((asked.application,)) / asked.application
     base = Ramp(str(directory), EVERY, (), 3.0 if asked.quick else 10.0, asked.slo_s, asked.slowdown)
     best, cheapest, best_rps, cheapest_rps = _remembered_ends(base, asked.output.with_suffix(".ramp.json"))
@@ -107,8 +107,7 @@ def ramps(asked: Asked, absent: Mapping[str, str]) -> list[tuple[str, Ramp]]:
     climbing = dataclasses.replace(base, rates_rps=rates)
     found = []
     for name in asked.ramp_peers:
-        whats = (EVERY,) if name == OURS else (best, cheapest)
-        for what in whats if name not in absent else ():
+        for what in ((EVERY, best) if name == OURS else (best, cheapest)) if name not in absent else ():
             max_batch = max(1, min(MAX_BATCH, fitting.get(what, MAX_BATCH)))
             found.append((name, dataclasses.replace(climbing, variant=what, max_batch=max_batch)))
     return found

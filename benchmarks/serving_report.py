@@ -151,7 +151,7 @@ def _overload_row(name: str, row: Figures) -> list[str]:
     peer = PEERS[name]
     own = [_count(row.protected_in_time_rps), _count(row.protected_answered_rps)] if peer.protection else ["–", "–"]
     default = [_count(row.overload_rps), _count(row.overload_in_time_rps), _count(row.overload_answered_rps)]
-    always = "always on" if name == "pliant" else "none"
+    always = "always on" if name.startswith("pliant") else "none"
     return [peer.title, *default, peer.protection or always, *own]
 
 

@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
@@ -83,6 +84,8 @@ def up(
         with Serving(launch.command, {**surroundings(place), **launch.variables}, scratch) as serving:
             _wait(serving, client, begun + peer.wait_up_s)
             started_s = time.monotonic() - begun
+            if peer.status:
+                _wait_settled(f"http://127.0.0.1:{peer.port}{peer.status}", begun + peer.wait_up_s)
             if not every_variant:  # else each variant answers as it does
                 client.check(answers(model, x[:CHECKED]))
             yield serving, client, started_s
@@ -101,6 +104,17 @@ def _wait(serving: Serving, client: Client, until: float) -> None:
         said = f"{answer.status} {answer.body[:200]!r} {answer.error}"
         time.sleep(0.1)
     raise ServerError(f"not ready in time; it said {said}; its log: {serving.said()}")
+
+
+def _wait_settled(url: str, until: float) -> None:
+    said: Any = "nothing"
+    while time.monotonic() < until:
+        with suppress(OSError):
+            said = json.loads(urlopen(url, timeout=5.0).read())
+            if said["settled"]:
+                return
+        time.sleep(0.3)
+    raise ServerError(f"it did not settle in time: {said}")
 
 
 def first_part(visit: Visit) -> Figures:

@@ -38,6 +38,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 BUFFERS = 2  # of each connection: one batch runs while the next comes in
 MOST_BYTES = 1 << 30  # of a frame; more is no batch but a mistake
 HELLO_S = 5.0
+KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # seconds, seconds, times
 STALLED_S = 5.0  # for which a router may leave its replies unread before it is hung up on: others wait behind it
 NO_SOCKET_S = 0.1  # until the next attempt where the host has no file descriptor left
 LOCAL = sys.platform == "linux"  # abstract Unix sockets vanish with their process; nothing is left to clean up
@@ -107,6 +108,7 @@ class ChannelServer:
                 return
             if link.family != socket.AF_UNIX:
                 link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                keep_alive(link)
             connection = _Connection(link)
             header = bytearray(REQUEST.size)
             sample_bytes = int(np.prod(self._spec.shape, dtype=np.int64)) * self._dtype.itemsize
@@ -208,6 +210,9 @@ class Channel(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Show the secret."""
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are none by inheritance
+        link = transport.get_extra_info("socket")
+        if link.family != socket.AF_UNIX:
+            keep_alive(link)
         self._transport.write(MAGIC + hashlib.sha256(self._secret).digest())
 
     def data_received(self, data: bytes) -> None:
@@ -303,6 +308,14 @@ def _local(name: str) -> socket.socket | None:
         link.close()
         return None
     return link
+
+
+def keep_alive(link: socket.socket) -> None:
+    """Let the kernel find out when the other host has gone without a word."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEP_ALIVE.items():
+        if hasattr(socket, option):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _family(host: str) -> socket.AddressFamily:

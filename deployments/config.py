@@ -111,6 +111,7 @@ class HttpConfig:
     port: int = 8000
     ingress: str = "auto"  # or "direct", "haproxy", "proxy": what brings requests to the router
     idle_s: float = 75.0  # after which a connection without a request is closed
+    max_connections: int = 8192  # at a router; more are refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +295,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
         "write host: 0.0.0.0, or ingress: direct",
     )
     _require(http.idle_s > 0, f"http: idle_s is {http.idle_s:g}; it must be positive")
+    _require(http.max_connections >= 1, f"http: max_connections is {http.max_connections}; at least one")
     _require(grpc.port is None or 0 < grpc.port < 65536, f"grpc: port is {grpc.port}; it is 1 to 65535")
     _require(grpc.port != http.port, f"grpc: port is {grpc.port}, which is http's; they cannot share one")
     return config

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
-from deployments.codec import decode_request, encode_response
+from deployments.codec import RequestReader, encode_response
 from deployments.config import Manifest
 from deployments.counters import refuse_loading, repository_index
 from deployments.openapi import document
@@ -48,6 +48,7 @@ class Endpoints:
         self._manifests = driver.house.manifests
         self.slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
         limits = driver.house.config.router
+        self._readers = {name: RequestReader(manifest, limits) for name, manifest in self._manifests.items()}
         self._openapi = orjson.dumps(document(self._manifests, limits, VERSION_OF_PLIANT, self.slo_s))
 
     def inference_targets(self) -> dict[bytes, Manifest]:
@@ -61,7 +62,7 @@ class Endpoints:
 
     def read_inference(self, manifest: Manifest, headers: Mapping[str, str], body: bytes) -> InferRequest:
         """The request in the body of an inference; WireError where it is none."""
-        return decode_request(body, headers, manifest, self.driver.house.config.router)
+        return self._readers[manifest.name].read(body, headers)
 
     async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Answer one request; `headers` by lower-case name."""

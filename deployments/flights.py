@@ -17,7 +17,8 @@ OVERDUE = 0.5  # of the time that is left to its deadline, by which a batch may 
 OVERDUE_S = 0.25  # and at least this
 LEAD_S = 0.002  # before a batch should end the next is sent; and sooner by as much as the event loop is late
 LATE_WEIGHT = 0.2  # of the last time that the event loop was late in the mean of late
-BUSY_WEIGHT = 0.1  # of one batch in the mean time that those of its size keep a device busy
+BUSY_WEIGHT = 0.1  # of one batch in the mean time that those of its size keep a device busy, and in how it varies
+SPREAD = 2.0  # times the mean deviation, by which a batch may end sooner and yet find the next one there
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +49,7 @@ class Flights:
         self._tell_ran, self._tell_ending, self._tell_overdue = ran, ending, overdue
         self._under_way: set[Flight] = set()
         self._queues: dict[str, list[Flight]] = {}  # by device, what it has: the first runs
-        self._busy_s: dict[tuple[str, str, int], float] = {}  # by unit, pool and samples, mean of late
+        self._busy_s: dict[tuple[str, str, int], tuple[float, float]] = {}  # by unit, pool, samples: mean, deviation
         self._late_s = 0.0
 
     def send(self, run: Run, replica: Replica, samples: Sequence[NDArray[Any]], expected_s: float) -> None:
@@ -71,9 +72,10 @@ class Flights:
 
     def _begins(self, flight: Flight) -> None:
         """A device begins with a batch; how long one like it has taken says when it should end."""
-        busy_s = self._busy_s.get((flight.run.unit, flight.pool, len(flight.run.requests)))
-        if busy_s is not None:
-            after_s = max(0.0, busy_s - LEAD_S - self._late_s)
+        usual = self._busy_s.get((flight.run.unit, flight.pool, len(flight.run.requests)))
+        if usual is not None:
+            mean_s, deviation_s = usual
+            after_s = max(0.0, mean_s - SPREAD * deviation_s - LEAD_S - self._late_s)
             flight.ending_at = time.monotonic() + after_s
             flight.ending = asyncio.get_running_loop().call_later(after_s, self._ends, flight)
 
@@ -103,6 +105,8 @@ class Flights:
             del self._queues[flight.run.device]
         if not isinstance(result, Exception):
             key = flight.run.unit, flight.pool, len(flight.run.requests)
-            before = self._busy_s.get(key, busy_s)
-            self._busy_s[key] = before + BUSY_WEIGHT * (busy_s - before)
+            mean_s, deviation_s = self._busy_s.get(key, (busy_s, 0.0))
+            mean_s += BUSY_WEIGHT * (busy_s - mean_s)
+            deviation_s += BUSY_WEIGHT * (abs(busy_s - mean_s) - deviation_s)
+            self._busy_s[key] = mean_s, deviation_s
         self._tell_ran(flight, result, busy_s)

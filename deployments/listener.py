@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple, Protocol, cast
 
@@ -19,7 +20,7 @@ import httptools
 from deployments.codec import HEADER_LENGTH, encode_response
 from deployments.config import HttpConfig, Manifest, RouterConfig
 from deployments.endpoints import Endpoints
-from deployments.protocol import BadRequest, BodyTooLarge, WireError
+from deployments.protocol import BadRequest, BodyTooLarge, Unavailable, WireError
 from deployments.tensors import size_of
 from deployments.tickets import Answered, Ticket
 
@@ -28,12 +29,33 @@ LINGER_S = 2.0  # for a client to read why its request is refused, while it is s
 SWEEP_S = 5.0  # between two looks for connections that stand still
 BEHIND = 0.15  # of an application's deadline, for which requests may wait until they are looked at
 TURN = 8  # requests served in one turn of the event loop
+TOGETHER_S = 0.004  # for which refusals are gathered: written in one go they cost half, as their readers are awake
+TOGETHER = 64  # and not more of them than this
+MOST_HEADS = 1024  # heads of requests that are remembered
+MOST_HEAD_BYTES = 2048  # of each
 WAITING = 16  # requests that a client may send ahead on one connection before it is read no further
 
 logger = logging.getLogger("ray.serve")
 
 DEADLINE = re.compile(rb'"deadline_ms"\s*:\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)')
 LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+
+
+class _Date:
+    """The header that says when an answer was written, made anew every second (RFC 9110, 6.6.1)."""
+
+    def __init__(self) -> None:
+        self._second, self._line = -1, b""
+
+    def line(self) -> bytes:
+        """The header's line."""
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._line = second, f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+        return self._line
+
+
+DATE = _Date()
 
 
 def response(
@@ -44,15 +66,23 @@ def response(
     if not keep_alive:
         lines += "connection: close\r\n"
     head = f"{lines}content-length: {len(body)}\r\n\r\n".encode("latin-1")
-    return b"".join((LINES[status], head, b"" if headers_only else body))
+    return b"".join((LINES[status], DATE.line(), head, b"" if headers_only else body))
+
+
+class Head(NamedTuple):
+    """The head of an HTTP request, as it was parsed."""
+
+    method: str
+    target: bytes  # path and query, as sent
+    headers: Mapping[str, str]  # by lower-case name
 
 
 class Message(NamedTuple):
     """One HTTP request."""
 
     method: str
-    target: bytes  # path and query, as sent
-    headers: dict[str, str]  # by lower-case name
+    target: bytes
+    headers: Mapping[str, str]
     body: bytes
     keep_alive: bool
     arrived: float  # on the monotonic clock
@@ -88,12 +118,15 @@ class Listener:
         self.connections: set[Connection] = set()
         self.draining = False
         self.overloaded = {
-            target: response(error.status, error.headers, error.body)
-            for target, manifest in self.inference.items()
-            for error in (endpoints.driver.overloaded(manifest.name),)
+            target: endpoints.driver.overloaded(manifest.name) for target, manifest in self.inference.items()
         }
         self._sample_bytes = {m.name: size_of(m.input.shape, m.input) for m in self.inference.values()}
         self._inbox: deque[tuple[Connection, Message]] = deque()
+        self._full = Unavailable(f"{http.max_connections} connections are open already; raise http.max_connections")
+        self._outbox: list[tuple[Connection, bytes, bool]] = []
+        self._posting: asyncio.Handle | None = None  # until the outbox is written: at the end of this turn, or
+        self._lingering: asyncio.TimerHandle | None = None  # where only refusals are in it, soon
+        self._heads: dict[bytes, tuple[Head, int]] = {}  # by its bytes, with the whole request's size
         self._http = http
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -145,11 +178,72 @@ class Listener:
             return False
         name, slo_s, driver = manifest.name, self.endpoints.slo_s[manifest.name], self.endpoints.driver
         samples = max(1, (len(message.body) - int(length)) // self._sample_bytes[name])
-        if self._inbox and message.arrived - self._inbox[0][1].arrived > BEHIND * slo_s:
+        if self._inbox and time.monotonic() - self._inbox[0][1].arrived > BEHIND * slo_s:
             driver.count_shed(name, samples)
             return True
         found = DEADLINE.search(message.body, 0, int(length))
         return driver.shed(name, samples, float(found[1]) / 1e3 if found else slo_s)
+
+    def known(self, data: bytes) -> Message | None:
+        """The request that `data` is, if it is whole and the very bytes of its head have been parsed before.
+
+        Clients send the same head over and over, and parsing it costs more than refusing what it asks.
+        """
+        end = data.find(b"\r\n\r\n", 0, MOST_HEAD_BYTES)
+        head, size = self._heads.get(data[:end], (None, 0))
+        if head is None or size != len(data):
+            return None
+        return Message(*head, data[end + 4 :], True, self.arrived())
+
+    @staticmethod
+    def arrived() -> float:
+        """By when what is read now had come: the beginning of this turn, which uvloop knows in milliseconds."""
+        return min(time.monotonic(), asyncio.get_running_loop().time() + 1e-3)
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """`data` was parsed, and was one whole request and nothing else, after which its connection stays open."""
+        end = data.find(b"\r\n\r\n", 0, MOST_HEAD_BYTES)
+        length = head.headers.get("content-length", "")
+        if end > 0 and length.isdecimal() and int(length) == len(data) - end - 4 and "expect" not in head.headers:
+            if len(self._heads) >= MOST_HEADS:
+                self._heads.clear()
+            self._heads[data[:end]] = head, len(data)
+
+    def post(self, connection: "Connection", answer: bytes, keep_alive: bool) -> None:
+        """Write a whole answer at the end of this turn, with those of the same batch.
+
+        One after the other costs less than each at its time: whoever reads them is awake from the second on.
+        """
+        self._outbox.append((connection, answer, keep_alive))
+        if self._posting is None:
+            self._posting = asyncio.get_running_loop().call_soon(self._write_outbox)
+
+    def admits(self, connection: "Connection", stream: Stream) -> bool:
+        """Whether there is room for another client; it is told if not, and hung up on."""
+        if len(self.connections) < self._http.max_connections:
+            self.connections.add(connection)
+            return True
+        stream.write(response(self._full.status, self._full.headers, self._full.body, keep_alive=False))
+        stream.close()
+        return False
+
+    def refuse(self, connection: "Connection", target: bytes) -> None:
+        """Write the answer to a request that is refused unread, soon, with others."""
+        error = self.overloaded[target]
+        self._outbox.append((connection, response(error.status, error.headers, error.body), True))
+        if len(self._outbox) >= TOGETHER:
+            self._write_outbox()
+        elif self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(TOGETHER_S, self._write_outbox)
+
+    def _write_outbox(self) -> None:
+        for handle in (self._posting, self._lingering):
+            if handle is not None:
+                handle.cancel()
+        self._posting = self._lingering = None
+        outbox, self._outbox = self._outbox, []
+        for connection, answer, keep_alive in outbox:
+            connection.write(answer, keep_alive)
 
     def enter(self, connection: "Connection", message: Message) -> None:
         """A request is whole; it is served when its turn comes."""
@@ -180,9 +274,11 @@ class Connection(asyncio.Protocol):
     """One client."""
 
     __slots__ = (
+        "_between",
         "_body",
         "_choked",
         "_closed",
+        "_head",
         "_headers",
         "_heading",
         "_listener",
@@ -213,14 +309,16 @@ class Connection(asyncio.Protocol):
         self._unseen = 0  # bytes since the parser last came to the end of headers, to body, or to a request's end
         self.busy = False
         self.idle_s = 0.0
+        self._head: Head | None = None  # of the last request that came whole, after which the connection stays open
         self.on_message_begin()
+        self._between = True  # of the next request nothing has come yet
 
     # -- the socket -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._stream = cast(Stream, transport)
-        self._listener.connections.add(self)
+        self._closed = not self._listener.admits(self, self._stream)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone: what it waited for is not run."""
@@ -236,6 +334,13 @@ class Connection(asyncio.Protocol):
         """Bytes of requests, in any pieces."""
         if self._refused is not None or self._closed:
             return  # what follows a request that was refused unread is not looked at
+        begins = self._between and not self.busy
+        message = self._listener.known(data) if begins else None
+        if message is not None:
+            self.idle_s = 0.0
+            self._whole(message)
+            return
+        self._head = None
         self._unseen += len(data)
         try:
             self._feed(data)
@@ -245,6 +350,8 @@ class Connection(asyncio.Protocol):
             self._refused = self._refused or BadRequest(f"not HTTP/1.1: {error}")
         if self._refused is not None and not self.busy:
             self._write_error(self._refused, keep_alive=False)
+        elif begins and self._between and self._head is not None:
+            self._listener.learn(data, self._head)
 
     def _feed(self, data: bytes) -> None:
         """Parse; an offer to speak something else is passed over (RFC 9110, 7.8), but llhttp stops behind it."""
@@ -303,6 +410,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._between = False
         self._target = b""
         self._headers: dict[str, str] = {}
         self._size = 0  # of headers, then of the body
@@ -369,16 +477,20 @@ class Connection(asyncio.Protocol):
         keep_alive = self._parser.should_keep_alive() and not self._listener.draining
         if "connection" in self._headers and self._parser.get_http_version() == "1.0":
             keep_alive = False  # it would have to be told so, in a header of HTTP/1.0
-        method = self._parser.get_method().decode("latin-1")
-        body, arrived = bytes(self._body), time.monotonic()
-        message = Message(method, self._target, self._headers, body, keep_alive, arrived)
-        if keep_alive and not self.busy and self._listener.sheds(message):
-            self._stream.write(self._listener.overloaded[message.target])
-        elif self.busy:
+        head = Head(self._parser.get_method().decode("latin-1"), self._target, self._headers)
+        self._between, self._head = True, head if keep_alive else None
+        self._whole(Message(*head, bytes(self._body), keep_alive, self._listener.arrived()))
+
+    def _whole(self, message: Message) -> None:
+        """A request is whole: refuse it unread, or take it in."""
+        if self.busy:
             self._waiting.append(message)
             self._read_on()
+            return
+        self.busy = True
+        if message.keep_alive and self._listener.sheds(message):
+            self._listener.refuse(self, message.target)
         else:
-            self.busy = True
             self._listener.enter(self, message)
 
     # -- answers --------------------------------------------------------------------------------------------------
@@ -439,15 +551,21 @@ class Connection(asyncio.Protocol):
     def _write(
         self, status: int, headers: Mapping[str, str], body: bytes, keep_alive: bool, headers_only: bool = False
     ) -> None:
-        if not (self._closed or self._stream.is_closing()):
-            keep_alive = keep_alive and not self._listener.draining
-            self._stream.write(response(status, headers, body, keep_alive, headers_only))
-            if not keep_alive:
-                self._closed = True
-                self._hang_up()
-        self.busy = False
-        self.idle_s = 0.0
-        self._next()
+        keep_alive = keep_alive and not self._listener.draining
+        self.busy = True
+        self._listener.post(self, response(status, headers, body, keep_alive, headers_only), keep_alive)
+
+    def write(self, answer: bytes, keep_alive: bool) -> None:
+        """Write a whole answer, and go on with the next request or hang up."""
+        self.busy, self.idle_s = False, 0.0
+        if self._closed or self._stream.is_closing():
+            return
+        self._stream.write(answer)
+        if keep_alive and not self._listener.draining:
+            self._next()
+        else:
+            self._closed = True
+            self._hang_up()
 
     def _hang_up(self) -> None:
         """Close; but where the client is still sending, only once it has had time to read why."""

@@ -61,6 +61,7 @@ from planner.router import BEHIND, Router
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
+PLANNER_S = 10.0  # for which the planner is waited for
 IDLE_REPORTS = 4  # of so many one is made while nothing comes in; after 3 s of silence a router counts as gone
 
 ERRORS: Mapping[str, type[WireError]] = {
@@ -385,7 +386,7 @@ class RouterDriver:
             in_cells,
         )
         try:
-            bulletin = await asyncio.wait_for(self._planner.report.remote(report), 10.0)
+            bulletin = await asyncio.wait_for(self._planner.report.remote(report), PLANNER_S)
         except Exception as error:  # the planner restarts: the plan in force goes on
             logger.warning("router: the planner does not answer: %r", error)
             return
@@ -397,8 +398,11 @@ class RouterDriver:
             self.on_part(self.name in bulletin.owners.values() or not bulletin.owners)
 
     async def set_policy(self, policy: str) -> None:
-        """Pass on to the planner."""
-        await self._planner.set_policy.remote(policy)
+        """Pass on to the planner; Unavailable where it does not answer."""
+        try:
+            await asyncio.wait_for(self._planner.set_policy.remote(policy), PLANNER_S)
+        except Exception as error:
+            raise Unavailable(f"the planner does not answer ({_brief(error)}); the plan in force goes on") from error
 
     def ready(self, application: str | None = None) -> bool:
         """Whether some device can answer the application, or every one of them."""

@@ -151,11 +151,12 @@ class Estimator:
         alone would take it for a change of the label mix.
         """
         seen = np.array(likelihood, dtype=np.float64)
-        for row, (option, answer) in enumerate(zip(options, answers, strict=True)):  # none, or one each
-            if option >= 0:
-                seen[row] *= self._said[option, :, answer]
+        if len(options):
+            option = np.asarray(options)
+            said = self._said[option, :, np.asarray(answers)]
+            seen *= np.where(option[:, None] >= 0, said, 1.0)
         self._mix.told(seen)
-        if self._mix.unsettled >= EVERY:
+        if self.peeks and self._mix.unsettled >= EVERY:  # else only `current` depends on the mix, and settles it
             self._settle()
 
     def blind(self, count: int) -> Estimate:

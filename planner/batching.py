@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from planner.profiles import LatencyCurve
 
 WINDOW = 64  # batches that the rolling percentile looks back on
+HARDLY = 0.05  # more device time for each request of a batch that is large enough
 ENOUGH = 8  # batches before it is believed over the configured overhead
 
 
@@ -64,6 +65,12 @@ def largest_batch(table: tuple[float, ...], seconds: float) -> int:
 def planned_size(table: tuple[float, ...], slo_s: float, overhead_s: float) -> int:
     """The batch that a plan counts on (`planner.profiles.planned_batch`), at least one."""
     return max(1, largest_batch(table, (slo_s - overhead_s) / 2))
+
+
+def enough_of(table: tuple[float, ...], planned: int, between_s: float) -> int:
+    """The smallest batch whose requests take hardly more device time each than those of one as large as planned."""
+    most_s = (1 + HARDLY) * (table[planned] + between_s) / planned
+    return next(size for size in range(1, planned + 1) if table[size] + between_s <= size * most_s or size == planned)
 
 
 def start_by(

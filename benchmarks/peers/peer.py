@@ -66,3 +66,4 @@ class Peer:
     needs: tuple[str, ...] = ()  # programs besides
     files: tuple[str, ...] = ()  # in the cache, that somebody must have put there
     wait_up_s: float = 60.0
+    status: str = ""  # path of JSON that says whether it has `settled`; those that adapt are waited for

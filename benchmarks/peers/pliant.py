@@ -24,13 +24,14 @@ from deployments.config import (
 from profiling.measure import profile
 
 PLIANT_FORM = OIP_BINARY
+PLIANT_STATUS = "/pliant/status"
 POOL, MEMORY_MB = "cpu", 4096
 NAME = "serving-benchmark"
 SLO_S = 0.1
 
 
 def pliant(
-    scratch: Path, cache: Path, model: Model, port: int, every_variant: bool, slowdown: float
+    scratch: Path, cache: Path, model: Model, port: int, every_variant: bool, slowdown: float, ingress: str = "direct"
 ) -> tuple[str, ...]:
     """The command that serves the model, or every variant of its application; writes the configuration it needs."""
     application, variant = model.path.parent.parent, model.path.parent.name
@@ -52,7 +53,7 @@ def pliant(
         pools=pools,
         applications={application.name: asked},
         planner=PlannerConfig() if every_variant else PlannerConfig(data_aware=False),
-        http=HttpConfig(port=port),
+        http=HttpConfig("0.0.0.0" if ingress == "haproxy" else "127.0.0.1", port, ingress),  # HAProxy knows no other
     )
     path = scratch / "cluster.yaml"
     path.write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 
@@ -211,12 +212,13 @@ class Place:
 
 
 @asynccontextmanager
-async def place(idle_s: float = 75.0, port: int = 0) -> AsyncIterator[Place]:
+async def place(idle_s: float = 75.0, port: int = 0, max_connections: int = 100) -> AsyncIterator[Place]:
     """Nothing may go wrong on the event loop unnoticed."""
     troubles: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
     driver = Driver()
-    listener = Listener(Endpoints(driver), HttpConfig(port=port, idle_s=idle_s), LIMITS)  # type: ignore[arg-type]
+    http = HttpConfig(port=port, idle_s=idle_s, max_connections=max_connections)
+    listener = Listener(Endpoints(driver), http, LIMITS)  # type: ignore[arg-type]
     await listener.start()
     try:
         yield Place(driver, listener, port_of(listener))
@@ -302,6 +304,67 @@ def test_overload_is_refused_unread_and_counted(run: Run) -> None:
                 assert ("retry-after" in answer.headers) == (status == 503)
             assert here.driver.shed_samples == [3, 3]
             assert len(here.driver.asked) == 2
+
+    run(ask())
+
+
+def test_a_flood_of_refusals_reaches_everybody(run: Run) -> None:
+    async def ask() -> None:
+        async with place() as here:
+            here.driver.shedding = 1000.0
+            clients = [await here.connect() for _ in range(80)]
+            for _ in range(3):
+                for client in clients:
+                    await client.send(infer())
+                assert [(await client.answer()).status for client in clients] == [503] * 80
+            assert here.driver.shed_samples == [len(X)] * 240
+
+    run(ask())
+
+
+def test_a_head_that_is_known_is_not_parsed_again(run: Run) -> None:
+    """Whatever bodies follow it; one that comes in pieces, or with another head, is parsed as ever."""
+
+    async def ask() -> None:
+        async with place() as here:
+            client = await here.connect()
+            assert scores_of(await (await client.send(infer())).answer()) == SCORES
+            (connection,) = here.listener.connections
+            parser, connection._parser = connection._parser, None
+            for factor in (1.0, 2.0, 3.0):
+                answer = await (await client.send(infer(x=factor * X))).answer()
+                assert scores_of(answer) == (factor * X).sum(axis=1).tolist()
+            connection._parser = parser
+            whole = infer()
+            for request in ([whole[:200], whole[200:]], [infer("other")], [whole], [whole[:-1], whole[-1:]], [GET]):
+                assert (await (await client.send(*request)).answer()).status == 200
+            answers = [await (await client.send(whole + whole)).answer(), await client.answer()]
+            assert [scores_of(answer) for answer in answers] == [SCORES, SCORES]
+
+    run(ask())
+
+
+def test_more_connections_than_allowed_are_told_so(run: Run) -> None:
+    async def ask() -> None:
+        async with place(max_connections=2) as here:
+            first, second = await here.connect(), await here.connect()
+            for client in (first, second):
+                assert (await (await client.send(infer())).answer()).status == 200
+            refused = await (await here.connect()).refused()
+            assert refused.status == 503
+            assert b"http.max_connections" in refused.body
+            first.writer.close()
+            await until(lambda: len(here.listener.connections) == 1)
+            assert (await (await (await here.connect()).send(infer())).answer()).status == 200
+
+    run(ask())
+
+
+def test_answers_are_dated(run: Run) -> None:
+    async def ask() -> None:
+        async with place() as here:
+            answer = await (await (await here.connect()).send(GET)).answer()
+            assert abs(parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()) < 5
 
     run(ask())
 

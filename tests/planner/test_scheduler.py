@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.batching import latency_table, planned_size
+from planner.batching import enough_of, latency_table, planned_size
 from planner.events import Request
 from planner.fleet import Fleet, start_after
 from planner.scheduler import JUST_AFTER_S, Choice, Route, choose, doomed_heads, expiry, quickest, shortest_s
@@ -27,7 +27,9 @@ def routes(cost: float = 0.0, fast_free: float = 0.0, slow_free: float = 0.0, de
         place = fleet.places[unit]
         planned = planned_size(table, 0.2, 0.0)
         twins = tuple(place.twins.values())
-        made.append(Route(index, unit, unit, place, table, 0, planned, cost=cost * share, twins=twins, devices=devices))
+        route = Route(index, unit, unit, place, table, 0, planned, cost=cost * share, twins=twins, devices=devices)
+        route.enough = enough_of(table, planned, 0.0)
+        made.append(route)
     return made
 
 
@@ -169,8 +171,9 @@ def test_a_single_urgent_head_is_served_though_its_batch_is_small() -> None:
 
 def test_urgent_heads_in_a_row_are_passed_over_for_a_full_batch() -> None:
     queue = [request(i, time_s=0.012 + 0.002 * i) for i in range(20)]
-    passed, room = doomed_heads(routes()[0], queue, 0.0, MARGIN_S)
-    assert room >= 8
+    route = routes()[0]
+    passed, room = doomed_heads(route, queue, 0.0, MARGIN_S)
+    assert route.table[room] / room <= 1.05 * route.table[route.planned] / route.planned
     assert 4 <= passed <= 8  # 24 ms and the margin fit from the seventh on
 
 
