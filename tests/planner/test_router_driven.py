@@ -1,6 +1,7 @@
 """The router under load and under whatever else happens, driven by a deterministic event loop."""
 
 import itertools
+import random
 from dataclasses import replace
 
 import pytest
@@ -266,3 +267,19 @@ def test_where_a_device_is_idle_nobody_is_refused_on_arrival() -> None:
         w.at(float(number), Arrived(request(number, float(number))))
     w.play()
     assert len(w.runs) == 12
+
+
+def test_in_lasting_overload_what_is_let_in_is_answered_though_batches_take_longer_than_profiled() -> None:
+    """Else the queue fills with what is passed over in the end, and runs full and empty by turns."""
+    rng = random.Random(1)
+    w = world()
+    w.took = lambda run, _: rng.uniform(1.0, 2.0) * w.table.latency[run.unit, "e"].at(len(run.requests))
+    w.up("d0")
+    instants = list(itertools.accumulate(rng.expovariate(700) for _ in range(3500)))
+    for number, at in enumerate(instants):
+        w.at(at, Arrived(request(number, at)))
+    w.play()
+    in_time = sum(at <= answer.request.deadline for at, answer in w.answers)
+    assert in_time >= 0.92 * 8 / (1.5 * 0.024) * instants[-1]
+    waited = sum(at > reject.request.arrived for at, reject in w.rejects)
+    assert waited <= 0.2 * len(w.answers)
