@@ -119,6 +119,10 @@ class Route:
         waiting = len(self.queue) % self.planned
         return self.table[waiting + 1] - self.table[waiting] + (0.0 if waiting else self.between_s)
 
+    def filled_s(self) -> float:
+        """What a batch takes that one more request may be in: of all that wait, as far as one holds them."""
+        return self.table[min(self.planned, len(self.queue) + 1)]
+
     def need(self, size: int) -> float:
         """The part of a batch's time that its requests would take in one as large as planned."""
         return min(1.0, size * self.device_s / (self.table[size] + self.between_s))
@@ -153,8 +157,8 @@ class Choice:
     route: Route | None
     in_time: bool
     value: float  # accuracy net of the price of device time; of a route not in time −∞
-    late_s: float = 0.0  # by how much it would be late for what waits before it, in a batch as large as planned
-    sure_late_s: float = 0.0  # the same in the batch that it would join as things are, and overhead aside
+    late_s: float = 0.0  # by how much it would be late for what waits before it, in a batch with what waits
+    sure_late_s: float = 0.0  # the same in the last batch of those that wait, and overhead aside
 
 
 def urgency(request: Request) -> tuple[float, int]:
@@ -195,11 +199,11 @@ def choose(
         elif (value := net - hurry * takes_s) > best_value:
             best, best_value, best_s, best_wait_s = route, value, takes_s, wait_s
     if best is not None:
-        full_s = best_wait_s + best.table[best.planned] + best.overhead_s
+        full_s = best_wait_s + best.filled_s() + best.overhead_s
         return Choice(best, True, best_value, full_s - in_time_s, best_s - best.overhead_s - in_time_s)
     if not late:
         return Choice(None, False, best_value)
-    full_s = min([wait_s + route.table[route.planned] + route.overhead_s for _, route, wait_s in late])
+    full_s = min([wait_s + route.filled_s() + route.overhead_s for _, route, wait_s in late])
     sure_s = min([takes_s - route.overhead_s for takes_s, route, _ in late])
     chosen = _least_work(late, request.deadline - request.arrived)
     return Choice(chosen, False, best_value, full_s - in_time_s, sure_s - in_time_s)
