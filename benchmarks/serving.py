@@ -52,7 +52,7 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pliant" / "peers"
 
 
@@ -61,7 +61,7 @@ def parsed() -> Asked:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("serving.md"), help="Markdown file; its rows go beside it")
     parser.add_argument("--images", type=Path, help="folder for the pictures [default: that of the output]")
-    parser.add_argument("--cache", type=Path, default=_default_cache(), help="the servers' environments, and the model")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="the servers' environments, and the model")
     parser.add_argument("--peers", type=_names, default=NAMES, help=f"only these, with commas: {', '.join(NAMES)}")
     parser.add_argument("--runs", type=int, help="of each server; medians are shown [default: 3, quick 1]")
     parser.add_argument("--first-run", type=int, default=1, help="number of the first run, to add more later")

@@ -22,12 +22,14 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deployments import connection
 from deployments import listener as module
 from deployments.codec import decode_response, encode_request
 from deployments.config import HttpConfig, Manifest, RouterConfig, TensorSpec
+from deployments.connection import MOST_HEADER_BYTES, WAITING
 from deployments.counters import Statistics
 from deployments.endpoints import Endpoints
-from deployments.listener import MOST_HEADER_BYTES, WAITING, Listener
+from deployments.listener import Listener
 from deployments.protocol import InferRequest, Output, QueueFull, ReplicaFailed, Served
 from deployments.tickets import Answered, Done
 
@@ -761,7 +763,7 @@ def test_a_refused_request_waits_for_those_before_it(run: Run) -> None:
 
 
 def test_a_client_that_never_stops_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINGER_S", 0.05)
+    monkeypatch.setattr(connection, "LINGER_S", 0.05)
 
     async def ask() -> None:
         async with place() as at:
@@ -1115,7 +1117,7 @@ def test_whatever_is_sent_ends_in_answers_and_a_closed_connection(
     stream: bytes, cuts: list[int], loop: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "SWEEP_S", 0.004)
-    monkeypatch.setattr(module, "LINGER_S", 0.004)
+    monkeypatch.setattr(connection, "LINGER_S", 0.004)
     caplog.clear()
     bounds = [0, *sorted(cuts), len(VALID) + len(stream)]
 
