@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ from cluster.engine import OK
 from cluster.picture import FAINT, INK, STYLE
 
 OURS = "pliant"
+PLANNER = "ray::ServeReplica:pliant:planner"
+IDLE_S = 20.0
 SAMPLED_HZ = 250
 FRAME = re.compile(r"(.*) \((.*?)(?::\d+)?\)")  # function (file:line)
 THREAD = re.compile(r"thread \((\d+)\)")
@@ -196,14 +199,15 @@ def divided(
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def measure(asked: Asked, spy: str) -> tuple[Window, list[Found]]:
-    """Start Pliant, load it, sample it, end it."""
+def measure(asked: Asked, spy: str) -> tuple[dict[str, float], Window, list[Found]]:
+    """Start Pliant, leave it idle, load it, sample it, end it."""
     model = bench_model(asked.cache)
     with (
         TemporaryDirectory() as directory,
         up(PEERS[OURS], Visit(OURS, str(asked.cache), 0, False), model, samples(64)) as (serving, client, _),
     ):
-        processes = [_process(watched) for watched in WATCHED]
+        processes = [_process(watched.title) for watched in WATCHED]
+        still = idle(serving, {"router": processes[0], "planner": _process(PLANNER), "replica": processes[1]})
         client.closed(8, 2.0)  # warm-up
         client.settle()
         plain = load(serving, client, asked, processes)
@@ -216,17 +220,31 @@ def measure(asked: Asked, spy: str) -> tuple[Window, list[Found]]:
             stages_s = divided(counts, plain.threads_s[index], watched)
             cpu_s, number = sum(during.threads_s[index].values()), sum(c.total() for c in counts.values())
             found.append(Found(watched, stages_s, during.rate_rps, cpu_s, number))
-        return plain, found
+        return still, plain, found
 
 
-def _process(watched: Watched) -> psutil.Process:
+def idle(serving: Serving, processes: Mapping[str, psutil.Process]) -> dict[str, float]:
+    """Cores that each process takes while nothing is asked, and all of the server's."""
+    time.sleep(3.0)  # after the start
+    before, whole_s = {name: _cpu_s(process) for name, process in processes.items()}, serving.cpu_s()
+    time.sleep(IDLE_S)
+    spent = {name: (_cpu_s(process) - before[name]) / IDLE_S for name, process in processes.items()}
+    return spent | {"all": (serving.cpu_s() - whole_s) / IDLE_S}
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def _process(title: str) -> psutil.Process:
     for process in psutil.Process().children(recursive=True):
         try:
-            if "".join(process.cmdline()[:1]).startswith(watched.title):
+            if "".join(process.cmdline()[:1]).startswith(title):
                 return process
         except psutil.Error:
             continue  # it has just ended
-    raise RuntimeError(f"no process '{watched.title}...' among the server's")
+    raise RuntimeError(f"no process '{title}...' among the server's")
 
 
 def load(serving: Serving, client: Client, asked: Asked, processes: Sequence[psutil.Process]) -> Window:
@@ -283,7 +301,7 @@ def spy_path() -> str:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def write(asked: Asked, plain: Window, found: Sequence[Found]) -> Iterator[str]:
+def write(asked: Asked, still: Mapping[str, float], plain: Window, found: Sequence[Found]) -> Iterator[str]:
     """The page, a line at a time."""
     yield "### Where the time of a request goes\n"
     command = f"benchmarks/serving_profile.py --seconds {asked.seconds} --connections {asked.connections}"
@@ -311,6 +329,11 @@ def write(asked: Asked, plain: Window, found: Sequence[Found]) -> Iterator[str]:
         "rest*: uvloop, which reads sockets before anything of ours runs, and Ray's own threads.\n"
     )
     yield "![Where the time of a request goes](images/serving-profile.png)\n"
+    shares = ", ".join(f"the {name} {100 * cores:.1f} %" for name, cores in still.items() if name != "all")
+    yield (
+        f"While nothing is asked ({IDLE_S:g} s): {shares} of a core; with the processes of Ray and Ray Serve "
+        f"{100 * still['all']:.1f} %.\n"
+    )
 
 
 def _us(seconds: float) -> str:
@@ -408,11 +431,11 @@ def main() -> None:
         spy = spy_path()
         if not _free():
             raise RuntimeError(f"something listens on {HOST}:{PORT} already; end it first")
-        plain, found = measure(asked, spy)
+        still, plain, found = measure(asked, spy)
     except (RuntimeError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     draw(found, asked.images / "serving-profile.png")
-    text = "\n".join(write(asked, plain, found)) + "\n"
+    text = "\n".join(write(asked, still, plain, found)) + "\n"
     asked.output.write_text(text, encoding="utf-8")
     print(text)
 

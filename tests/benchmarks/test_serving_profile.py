@@ -71,7 +71,7 @@ def test_the_page_divides_a_process_by_its_stages() -> None:
     stages_s = {"receiving": 5e-6, "model": 9e-5, "replying": 0.0, "the rest": 5e-6}
     found = [Found(REPLICA_PROCESS, stages_s, 900.0, 2e-4, 1234)]
     asked = Asked(Path("a.md"), Path(), Path(), 8, 64)
-    text = "\n".join(write(asked, Window(1500.0, 3e-4, [{}]), found))
+    text = "\n".join(write(asked, {"router": 0.01, "all": 0.12}, Window(1500.0, 3e-4, [{}]), found))
     assert "| replica: model | 90.0 | 90.0 |" in text
     assert "1,500 requests/s undisturbed; 900 while the replica is sampled" in text
     assert "200 µs all other processes" in text
