@@ -226,10 +226,16 @@ def load(config: Path, out: Path, png: Path | None, **asked: Any) -> None:
 
     With --closed and --sweep, --rate only says how requests are shared among the applications.
     """
-    from cluster.loading import loaded, save
+    from cluster.loading import check_writable, loaded, save
     from deployments.config import load_config
 
-    save(loaded(load_config(config), asked, console), out, png, console)
+    check_writable(out, png)
+    found = loaded(load_config(config), asked, console)
+    save(found, out, png, console)
+    if found.interrupted:
+        raise click.exceptions.Exit(130)
+    if not found.outcomes.was_answered.any():
+        raise click.ClickException("nothing was answered")
 
 
 main.add_command(simulate)

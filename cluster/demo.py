@@ -113,7 +113,9 @@ def profile_directory(models: Path) -> Path:
 def profiled(config: ClusterConfig) -> tuple[str, ...]:
     """The applications whose cached profiles are those of the cached models, with a calibrated SneakPeek model."""
     found = load_profiles(config.profiles)
-    found.check_models(config.models, set(found.applications) & config.applications.keys())
+    known = set(found.applications) & config.applications.keys()
+    found.check_models(config.models, known)
+    found.check_pools({name: pool.speed for name, pool in config.pools.items()}, known)
     return tuple(name for name in found.applications if found.peeks[name].estimates is not None)
 
 

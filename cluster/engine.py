@@ -47,6 +47,7 @@ SWEEP_S = 0.05  # how often requests that wait too long are looked for
 AGAIN_S = 0.1  # after which a closed loop tries to connect anew
 TURN = 64  # requests sent in one turn of the event loop; when behind time, answers must be read all the same
 LONGEST_HEAD = 1 << 16
+INTERRUPTED = "interrupted before an answer came"
 clock = time.perf_counter  # of the loop itself it would be whole milliseconds, and those of the turn's beginning
 
 
@@ -260,7 +261,7 @@ class _Run:
             alarm.close()
             sweeper.cancel()
             for index in self._pool.drop():
-                self.finish(index, Answer(0, b"", b"", "interrupted before an answer came"))
+                self.finish(index, Answer(0, b"", b"", INTERRUPTED))
         elapsed_s, cpu_s = self.now(), time.process_time() - cpu_s
         await self._pool.close()
         return self._result(elapsed_s, cpu_s)

@@ -1,6 +1,7 @@
 """Loads against a running server: a labelled workload, a closed loop, or a sweep of rates; what `pliant load` does."""
 
 import dataclasses
+import os
 import socket
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from cluster import launcher
-from cluster.engine import CONNECTIONS, Closed
+from cluster.engine import CONNECTIONS, INTERRUPTED, Closed
 from cluster.loadgen import Address, LoadError, Target, send_closed, send_load
 from cluster.metrics import keeps_slo, summarise
 from cluster.outcomes import Outcomes
@@ -50,8 +51,9 @@ class Loaded:
 
     outcomes: Outcomes
     title: str
-    seconds: float
+    seconds: float  # that it lasted
     steps: Sequence["Step"] = ()
+    interrupted: bool = False  # by Ctrl-C; what was under way is left out
 
 
 def loaded(config: ClusterConfig, asked: Mapping[str, Any], console: Console) -> Loaded:
@@ -91,9 +93,22 @@ def loaded(config: ClusterConfig, asked: Mapping[str, Any], console: Console) ->
         workload = read_workload(given) if given else draw(total, order.seconds + warm_up_s)
         name = given.stem if given else asked["trace"].stem if asked["trace"] else f"{asked['shape']} load"
         found = Loaded(run_load(order, workload, targets, name, console), name, order.seconds)
-    if not len(found.outcomes):
+    return ended(found)
+
+
+def ended(found: Loaded) -> Loaded:
+    """The load without what was under way when it was interrupted, and as long as it really was.
+
+    Raises:
+        KeyboardInterrupt: nothing came back before.
+    """
+    cut = found.outcomes.error == INTERRUPTED
+    if not len(found.outcomes) or cut.all():
         raise KeyboardInterrupt
-    return found
+    if not cut.any():
+        return found
+    seconds = min(found.seconds, float(found.outcomes.intended[cut].max()))
+    return dataclasses.replace(found, outcomes=found.outcomes.where(~cut), seconds=seconds, interrupted=True)
 
 
 def _refuse(asked: Mapping[str, Any]) -> None:
@@ -108,20 +123,29 @@ def _refuse(asked: Mapping[str, Any]) -> None:
         raise ConfigError(f"{kind} and --shape: the rate of each step is constant; leave --shape out")
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Refuse, before a load and not after it, files that cannot be written; ConfigError."""
+    for path in paths:
+        if path is not None and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise ConfigError(f"{path}: cannot be written; its directory must be there, and be yours to write in")
+
+
 def save(found: Loaded, out: Path, png: Path | None, console: Console) -> None:
     """Print what a load came to, write its outcomes, and draw it."""
     outcomes = found.outcomes
     outcomes.save(out)
+    if found.interrupted:
+        console.print(f"interrupted after {found.seconds:.1f} s; what was under way is not counted")
     if found.steps:
         best = highest(found.steps)
         good = f"{best:g} requests/s" if best is not None else "none of these rates"
         console.print(f"highest rate with p99 below every SLO: [bold]{good}")
     else:
         summary = summarise(outcomes)
-        console.print(comparison({"load": summary}))
+        console.print(comparison({"load": summary}, "What came of it"))
         console.print(latency_table(outcomes))
         answered = summary.in_time + summary.late
-        console.print(f"{answered / found.seconds:.1f} answers/s in {found.seconds:g} s")
+        console.print(f"{answered / max(found.seconds, 1e-9):.1f} answers/s in {found.seconds:.3g} s")
     for why, count in Counter(outcomes.error[outcomes.status == "error"]).most_common(3):
         console.print(f"[red]failed {count} times:[/] {escape(why)}")
     late_s = float(np.nanquantile(outcomes.sent - outcomes.intended, 0.99)) if np.isfinite(outcomes.sent).any() else 0.0
@@ -170,7 +194,10 @@ def workload_of(load: Load, targets: Mapping[str, Target]) -> Workload:
 def address_of(config: ClusterConfig, grpc: bool, url: str | None, token: str | None, ca: str | None) -> Address:
     """Where the load goes: `url`, or the configuration's own HTTP or gRPC endpoint; ConfigError where it has none."""
     if url is not None:
-        return Address.of(url, token, ca)
+        address = Address.of(url, token, ca)
+        if grpc and not address.grpc:
+            raise ConfigError(f"--grpc and --url {url}: write grpc://, or leave --grpc out")
+        return address
     if not grpc:
         return Address.of(launcher.base_url(config), token, ca)
     if config.grpc.port is None:
@@ -257,10 +284,12 @@ def run_sweep(
         for rate_rps in rates_rps:
             workload = draw(rate_rps)
             found = send_load(order.address, workload, targets, None, order.connections)
-            if len(found) < len(workload):
+            if steps and len(found) < len(workload):
                 break
             steps.append((rate_rps, counted(found, order.warm_up_s)))
             live.update(sweep_table(steps, order.seconds), refresh=True)
+            if len(found) < len(workload):
+                break
             time.sleep(PAUSE_S)
     return steps
 

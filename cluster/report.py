@@ -21,12 +21,12 @@ REFRESH_S = 0.5  # a frame costs about 5 ms of the core that also sends the load
 RECENT = 500  # latencies that the live 95th percentile looks back on
 
 
-def comparison(summaries: Mapping[str, Summary]) -> Table:
+def comparison(summaries: Mapping[str, Summary], title: str = "Policies compared") -> Table:
     """One row per application and run, the whole first; the best of each column stands out."""
     emulated = any(summary.emulated for summary in summaries.values())
     simulated = any(summary.simulated for summary in summaries.values())
     table = Table(
-        title="Policies compared" + (", simulated" if simulated else ""),
+        title=title + (", simulated" if simulated else ""),
         box=box.SIMPLE_HEAD,
         caption="± is half a 95 % interval; effective accuracy counts late and refused as wrong"
         + ("; some devices are emulated" if emulated else "")
@@ -98,7 +98,7 @@ def _milliseconds(seconds: float) -> str:
 
 def _shares(share: Mapping[str, float], application: str) -> str:
     """The variants of one application; of a whole run there would be too many."""
-    if application == "all" and len({name.split("/")[0] for name in share}) > 1:
+    if application == "all" and len({name.split("/")[0] for name in share if "/" in name}) > 1:
         return ""
     return ", ".join(f"{name.split('/')[-1]} {100 * part:.0f}" for name, part in share.items() if part >= 0.005)
 

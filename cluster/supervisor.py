@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,8 @@ from cluster import launcher
 from cluster.edges import EdgeCluster, prepare_environment
 from deployments.config import ClusterConfig, ConfigError, load_config
 from profiling.zoo import default_cache
+
+STOP_S = 30.0  # for a cluster to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ def start(config_path: Path, timeout_s: float = 90.0) -> Running:
         return _wait_deployed(config.name, child, log, timeout_s)
     except BaseException:
         child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_S)  # it takes its processes with it
         raise
 
 
@@ -106,7 +111,7 @@ def _wait_deployed(name: str, child: "subprocess.Popen[bytes]", log: Path, timeo
     raise launcher.LaunchError(f"cluster '{name}' did not start; the end of {log}:\n{tail}")
 
 
-def stop(name: str, timeout_s: float = 30.0) -> bool:
+def stop(name: str, timeout_s: float = STOP_S) -> bool:
     """End the cluster of this name; False where none runs."""
     running = find(name)
     if running is None:
@@ -147,4 +152,7 @@ def supervise(config_path: Path, deployed: Callable[[], None] = lambda: None) ->
 
 
 if __name__ == "__main__":
-    supervise(Path(sys.argv[1]))
+    try:
+        supervise(Path(sys.argv[1]))
+    except (ConfigError, launcher.LaunchError) as error:
+        sys.exit(str(error))  # the last line of the log is what its starter shows

@@ -189,6 +189,14 @@ def status_tables(status: Mapping[str, Any]) -> list[Table]:
     summary = Table("", "", title="cluster", show_header=False)
     for key in ("ready", "policy", "settled", "replans", "last_replan"):
         summary.add_row(key.replace("_", " "), str(status.get(key, "-")))
+    summary.add_row("requests come by", str(status.get("ingress", "-")))
+    ways = status.get("transport", {})
+    serve = f"; to {ways['through_serve']} replicas through Ray Serve" if ways.get("through_serve") else ""
+    summary.add_row("batches go over", f"{ways.get('channels', 0)} channels{serve}")
+    owners = list(status.get("owners", {}).values())
+    if len(set(owners)) > 1:
+        mine = owners.count(status["router"])
+        summary.add_row("routers", f"{len(set(owners))}; this one has {mine} of {len(owners)} devices, told of below")
     summary.add_row("device time in use", f"{100 * status['utilisation']:.0f} %")
     if "planned_utilisation" in status:  # not before the planner has answered
         summary.add_row("device time that plans fill", f"{100 * status['planned_utilisation']:.0f} %")

@@ -169,6 +169,7 @@ def load_house(config: ClusterConfig, check_models: bool = True) -> House:
     profiles = load_profiles(config.profiles)
     if check_models:
         profiles.check_models(config.models, config.applications)
+        profiles.check_pools({name: pool.speed for name, pool in config.pools.items()}, config.applications)
     served = [v for name in config.applications for v in _served(config, profiles, name)]
     catalogue = _catalogue(config, manifests, profiles, served)
     by_application = {name: [v for v in served if v.application == name] for name in config.applications}

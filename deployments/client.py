@@ -690,4 +690,6 @@ def _failed(error: Any) -> Got:
     """What a call that failed came to; gRPC's own failures to connect are UNAVAILABLE too."""
     metadata = {name: value for name, value in error.trailing_metadata() or () if isinstance(value, str)}
     code, details = error.code().name, error.details() or ""
+    if "larger than max" in details:  # grpc's own words, under a code that else means a full queue
+        return Got(BodyTooLarge.status, metadata, f"{details}: send fewer samples in one request".encode())
     return Got(STATUS_OF_CODE.get(code, 500), metadata, (details or code).encode())

@@ -112,7 +112,7 @@ def check_length(headers: Headers, limits: RouterConfig) -> None:
     """Refuse by its Content-Length a body that is too large, before it is read; BodyTooLarge."""
     length = headers.get("content-length", "")
     if length.isdecimal() and len(length) < 12:
-        _check_size(int(length), limits, "sent")
+        check_size(int(length), limits)
 
 
 def encode_response(
@@ -180,7 +180,8 @@ def decode_response(body: bytes, headers: Headers) -> InferResponse:
     return InferResponse(outputs, data.get("parameters", {}), data.get("id", ""))
 
 
-def _check_size(size_bytes: int, limits: RouterConfig, how: str) -> None:
+def check_size(size_bytes: int, limits: RouterConfig, how: str = "sent") -> None:
+    """Refuse a request that is too large; BodyTooLarge."""
     if size_bytes > limits.max_body_mb * 1e6:
         raise BodyTooLarge(
             f"a body of {size_bytes / 1e6:.3g} MB {how}, {limits.max_body_mb:g} MB taken: "
@@ -189,7 +190,7 @@ def _check_size(size_bytes: int, limits: RouterConfig, how: str) -> None:
 
 
 def _decompressed(body: bytes, headers: Headers, limits: RouterConfig) -> bytes:
-    _check_size(len(body), limits, "sent")
+    check_size(len(body), limits)
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("identity", ""):
         return body
@@ -200,7 +201,7 @@ def _decompressed(body: bytes, headers: Headers, limits: RouterConfig) -> bytes:
         plain = reader.decompress(body, int(limits.max_body_mb * 1e6) + 1)  # never inflates a bomb further
     except zlib.error as error:
         raise BadEncoding(f"Content-Encoding is '{encoding}', but the body is not: {error}") from error
-    _check_size(len(plain), limits, "or more after decompression")
+    check_size(len(plain), limits, "or more after decompression")
     if not reader.eof or reader.unused_data:
         raise BadEncoding(f"the {encoding} body is cut short, or goes on after its end; send it whole, once")
     return plain

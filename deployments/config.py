@@ -48,6 +48,14 @@ class PoolConfig:
     reserved: float = 0.0
     emulated: Emulation | None = None
 
+    @property
+    def speed(self) -> str:
+        """What decides how long a batch takes here, in words."""
+        parts = [f"{self.cores} core{'s' * (self.cores != 1)}", *(["a GPU"] * self.gpu)]
+        if self.emulated is not None:
+            parts.append(f"slowdown {self.emulated.slowdown:g}, overhead {self.emulated.overhead_s:g} s")
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True, slots=True)
 class PeekConfig:
@@ -242,7 +250,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(bool(config.applications), "applications: at least one application is needed")
     _require("stats" not in config.applications, "application 'stats': /v2/models/stats is the statistics; rename it")
     for name, pool in config.pools.items():
-        _require(bool(NAME.fullmatch(name)), f"pool '{name}': a name has only letters, digits, '-', '_' and '.'")
+        _require(bool(NAME.fullmatch(name)), f"pool '{name}': a name has up to 50 letters, digits, '-', '_' and '.'")
         _require(pool.devices >= 1, f"pool '{name}': devices is {pool.devices}; a pool has at least one")
         _require(pool.memory_mb >= 1, f"pool '{name}': memory_mb is {pool.memory_mb}; it must be positive")
         _require(pool.cores >= 1, f"pool '{name}': cores is {pool.cores}; a device has at least one")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 
+from deployments.codec import check_size
 from deployments.config import Manifest, RouterConfig
 from deployments.counters import refuse_loading, repository_index
 from deployments.grpc_codec import GrpcCodec, config_message, metadata_message
@@ -173,6 +174,7 @@ class GrpcService:
         codec = self._codecs.get(request.model_name)
         if codec is None:
             raise UnknownApplication.named(request.model_name, self._codecs)
+        check_size(request.ByteSize(), self._limits)  # Ray Serve's proxy has no limit of its own
         asked = codec.decode(request, left_s)
         scores, served = await self._router.infer(codec.manifest.name, asked)
         return codec.encode(asked, scores, served)

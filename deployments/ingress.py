@@ -89,9 +89,17 @@ async def choose_ingress(config: ClusterConfig) -> str:
     the very same port: then they are used.
     """
     asked = config.http.ingress
-    if asked != "auto":
+    if asked == "direct":
         return asked
     proxies = (await asyncio.to_thread(serve.status)).proxies
+    if asked != "auto":
+        if not proxies:
+            logger.warning(
+                "router: http.ingress is %s, but Ray Serve runs no proxy, so nothing listens (yet): leave "
+                "`proxy_location: Disabled` out of what is deployed, or set http.ingress: direct",
+                asked,
+            )
+        return asked
     if not proxies:
         return "direct"
     logger.warning(

@@ -4,6 +4,7 @@ This file alone reads and writes them: `latency.parquet`, `variants.parquet`, `c
 `peek/<application>.npz`. Other schema versions are refused.
 """
 
+import json
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -140,6 +141,7 @@ class Profiles:
     variants: tuple[VariantProfile, ...] = ()
     latencies: tuple[Latency, ...] = ()
     peeks: Mapping[str, Peek] = field(default_factory=dict)  # by application
+    pools_as: Mapping[str, str] = field(default_factory=dict)  # "application/pool" -> what the pool was then
 
     @property
     def applications(self) -> tuple[str, ...]:
@@ -200,6 +202,16 @@ class Profiles:
                 if file_sha256(path) != profile.sha256:
                     raise ProfileError(f"{path}: has changed since it was profiled; re-profile with `pliant profile`")
 
+    def check_pools(self, pools: Mapping[str, str], applications: Iterable[str] | None = None) -> None:
+        """ProfileError where a pool (name -> what it is) is another than it was when it was measured."""
+        for name in self.applications if applications is None else applications:
+            for pool, now in pools.items():
+                then = self.pools_as.get(f"{name}/{pool}", now)
+                if then != now:
+                    raise ProfileError(
+                        f"pool '{pool}' was profiled for '{name}' with {then}, and now has {now}: run `pliant profile`"
+                    )
+
     def merged(self, newer: "Profiles") -> "Profiles":
         """These profiles with those of `newer` in place of the same ones.
 
@@ -220,6 +232,7 @@ class Profiles:
             (*(v for v in self.variants if v.application not in fresh), *newer.variants),
             (*kept, *newer.latencies),
             {name: peek for name, peek in self.peeks.items() if name not in fresh} | dict(newer.peeks),
+            {**self.pools_as, **newer.pools_as},
         )
 
 
@@ -253,7 +266,7 @@ def load_profiles(directory: str | Path) -> Profiles:
         table = np.array(sorted(found), np.int64)
         del row["accuracy"]  # stands in the table for other readers; here it follows from the samples
         profiles.append(VariantProfile(**row, labels=table[:, 1], answered=table[:, 2]))
-    whole = Profiles(tuple(profiles), tuple(Latency(**row) for row in latencies))
+    whole = Profiles(tuple(profiles), tuple(Latency(**row) for row in latencies), {}, _read_pools(directory))
     return replace(whole, peeks={name: _read_peek(directory, name) for name in whole.applications})
 
 
@@ -291,6 +304,8 @@ def _write(directory: Path, profiles: Profiles) -> None:
             for i, (label, answer) in enumerate(zip(v.labels.tolist(), v.answered.tolist(), strict=True))
         ]
     for table, schema in SCHEMAS.items():
+        if table == "latency":
+            schema = schema.with_metadata({**schema.metadata, POOLS_KEY: json.dumps(dict(profiles.pools_as)).encode()})
         pq.write_table(pa.Table.from_pylist(rows[table], schema), directory / f"{table}.parquet")
     (directory / "peek").mkdir()
     for application, peek in profiles.peeks.items():
@@ -317,6 +332,13 @@ def _read(directory: Path, table: str) -> list[dict[str, Any]]:
     _check_version(path, int((data.schema.metadata or {}).get(VERSION_KEY, b"0")))
     rows: list[dict[str, Any]] = data.to_pylist()
     return rows
+
+
+def _read_pools(directory: Path) -> dict[str, str]:
+    """What pools were when they were measured; older profiles do not say."""
+    stored = pq.read_schema(directory / "latency.parquet").metadata or {}
+    pools: dict[str, str] = json.loads(stored.get(POOLS_KEY, b"{}"))
+    return pools
 
 
 def _read_peek(directory: Path, application: str) -> Peek:
@@ -346,6 +368,7 @@ def _check_version(path: Path, found: int) -> None:
 
 
 VERSION_KEY = b"pliant.profiles"
+POOLS_KEY = b"pliant.pools"
 
 
 def _schema(**columns: str) -> Any:

@@ -300,7 +300,7 @@ def _amiss(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"{name} is {brief(value)}; write a number"
     if name == "min_accuracy":
-        remedy = f"so write {value / 100:g} for {value:g} %" if 1 < value <= 100 else "so write one from 0 to 1"
+        remedy = f"so write {value / 100:g} for {value:g} %" if 2 <= value <= 100 else "so write one from 0 to 1"
         return f"min_accuracy is {value:g}; it is a fraction, {remedy}"
     remedy = "write milliseconds from arrival above 0" if name == "deadline_ms" else "write a weight above 0"
     return f"{name} is {value:g}; {remedy}, or leave it out"

@@ -191,7 +191,7 @@ class Router:
         if given < fastest:
             able = f" of accuracy {request.min_accuracy:g}" if fastest > min(seconds) else ""
             return (
-                f"a deadline of {1e3 * given:.0f} ms is shorter than the fastest variant{able}'s {1e3 * fastest:.0f} ms"
+                f"a deadline of {1e3 * given:.3g} ms is shorter than the fastest variant{able}'s {1e3 * fastest:.3g} ms"
             )
         return ""
 

@@ -59,6 +59,7 @@ def profile(
         steps = len(application.variants) * (1 + len(pools))
         task = progress.add_task(f"profiling {name}", total=steps)
         measured = _measure(application, pools, effort, lookers.get(name), partial(progress.advance, task))
+        measured = replace(measured, pools_as={f"{name}/{pool}": config.speed for pool, config in pools.items()})
         whole = save_profiles(profiles_dir, measured)
         progress.update(task, description=f"profiled {name}")
     return whole

@@ -3,17 +3,20 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from aiohttp import web
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
+from cluster.engine import INTERRUPTED
 from cluster.loadgen import Target
-from cluster.loading import counted, highest, joined, rates_of, workload_of
+from cluster.loading import Loaded, counted, ended, highest, joined, rates_of, workload_of
 from cluster.outcomes import Outcome, Outcomes, Status
 from cluster.traces import Load, rate_of
 from cluster.workload import SHAPES, WorkloadError
@@ -197,12 +200,38 @@ def test_a_sweep_names_the_highest_good_rate(served: Path, tmp_path: Path) -> No
             "unknown application 'tony'",
         ),
         ((), "--rate is missing"),
+        (("-r", "toy=5", "--grpc", "--url", "http://127.0.0.1:9"), "write grpc://"),
+        (("-r", "toy=5", "--picture", "/nowhere/p.png"), "/nowhere/p.png: cannot be written"),
+        (("-r", "toy=5", "--out", "/nowhere/o.parquet"), "/nowhere/o.parquet: cannot be written"),
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(served: Path, arguments: tuple[str, ...], says: str) -> None:
     result, _ = pliant_load(served, *arguments)
     assert result.exit_code == 1
     assert says in result.output
+
+
+def test_after_ctrl_c_rates_are_of_the_time_that_passed_and_what_was_under_way_is_left_out() -> None:
+    done, under_way = outcomes_at(0.05), outcomes_at(0.05, 3)
+    cut = replace(under_way, error=np.array([INTERRUPTED] * 3, object), intended=np.full(3, 1.1))
+    found = ended(Loaded(Outcomes.joined([done, cut]), "load", 30.0))
+    assert found.interrupted
+    assert len(found.outcomes) == 100
+    assert found.seconds == pytest.approx(1.1)
+    with pytest.raises(KeyboardInterrupt):
+        ended(Loaded(cut, "load", 30.0))
+    whole = Loaded(done, "load", 30.0)
+    assert ended(whole) is whole
+
+
+def test_a_load_of_which_nothing_is_answered_fails(served: Path) -> None:
+    result, _ = pliant_load(served, "-r", "toy=50", "--seconds", "1", "--url", f"{address_in(served)}/elsewhere")
+    assert result.exit_code == 1
+    assert "nothing was answered" in result.output
+
+
+def address_in(path: Path) -> str:
+    return f"http://127.0.0.1:{yaml.safe_load(path.read_text())['http']['port']}"
 
 
 def test_the_help_teaches_by_examples() -> None:

@@ -23,6 +23,7 @@ from deployments.grpc_service import GrpcService, add_to_server
 from deployments.protocol import (
     BadRequest,
     BadShape,
+    BodyTooLarge,
     DeadlineUnmet,
     InferRequest,
     QueueFull,
@@ -36,7 +37,7 @@ from deployments.protocol import (
 )
 
 TOY = Manifest(TensorSpec("x", (2,)), TensorSpec("scores", (3,)), ("a", "b", "c"), slo_s=0.5, name="toy")
-DIGITS = Manifest(TensorSpec("image", (64,)), TensorSpec("scores", (10,)), tuple("0123456789"), 0.5, "digits")
+DIGITS = Manifest(TensorSpec("image", (1, 36, 36)), TensorSpec("scores", (10,)), tuple("0123456789"), 0.5, "digits")
 MANIFESTS = {"toy": TOY, "digits": DIGITS}
 LIMITS = RouterConfig()
 DOCUMENT = Path(__file__).parents[2] / "docs" / "client.md"
@@ -298,6 +299,16 @@ def test_a_server_that_hangs_is_given_up_soon_after_the_deadline(url: str, backe
             client.infer("toy", [0.0, 1.0], deadline_ms=100)
         assert 0.1 <= time.monotonic() - start < 3
     backend.reset()
+
+
+def test_a_message_beyond_grpcs_limit_is_too_large_and_not_sent_again(urls: dict[str, str], backend: Backend) -> None:
+    backend.reset()
+    with Client(urls["grpc"]) as client:
+        client.ready("toy")
+        with pytest.raises(BodyTooLarge, match=r"larger than max.*send fewer samples"):
+            client.infer("toy", np.zeros((600_000, 2)))
+    assert not backend.asked
+    assert len(backend.seen) <= 3  # ready, metadata, one attempt
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from deployments.config import Emulation, PoolConfig
 from deployments.profiles import (
     REPLICA_START_S,
     Latency,
@@ -170,6 +171,18 @@ def test_a_model_that_changed_since_it_was_profiled_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(ProfileError, match="no such model file"):
         measured.check_models(tmp_path, ["digits"])
+
+
+def test_a_pool_that_is_another_than_when_it_was_profiled_is_refused(tmp_path):
+    was = PoolConfig(emulated=Emulation(600.0)).speed
+    save_profiles(tmp_path, dataclasses.replace(profiles(), pools_as={"digits/cpu": was}))
+    found = load_profiles(tmp_path)
+    found.check_pools({"cpu": was, "another": "4 cores"})  # what was never measured shows elsewhere
+    for now in (PoolConfig(), PoolConfig(emulated=Emulation(6000.0)), PoolConfig(cores=2, emulated=Emulation(600.0))):
+        with pytest.raises(ProfileError, match=r"slowdown 600.*run `pliant profile`"):
+            found.check_pools({"cpu": now.speed})
+    newer = dataclasses.replace(profiles(), pools_as={"digits/cpu": "2 cores"})
+    save_profiles(tmp_path, newer).check_pools({"cpu": "2 cores"})
 
 
 def test_an_interrupted_save_leaves_the_old_profiles(tmp_path):

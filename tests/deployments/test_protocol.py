@@ -118,6 +118,7 @@ BAD = [
     (asking(deadline_ms=None), ImpossibleBound, "deadline_ms is None; write a number"),
     (asking(min_accuracy=90), ImpossibleBound, "min_accuracy is 90; it is a fraction, so write 0.9 for 90 %"),
     (asking(min_accuracy=-0.1), ImpossibleBound, "so write one from 0 to 1"),
+    (asking(min_accuracy=1.1), ImpossibleBound, "so write one from 0 to 1"),
     (asking(min_accuracy=True), ImpossibleBound, "write a number"),
     (asking(priority=0), ImpossibleBound, "priority is 0; write a weight above 0"),
     (asking(min_acuracy=0.9), protocol.BadName, "unknown parameter 'min_acuracy'; did you mean 'min_accuracy'?"),
