@@ -111,7 +111,7 @@ def _wait_settled(url: str, until: float) -> None:
     while time.monotonic() < until:
         with suppress(OSError):
             said = json.loads(urlopen(url, timeout=5.0).read())
-            if said["settled"]:
+            if said.get("settled"):
                 return
         time.sleep(0.3)
     raise ServerError(f"it did not settle in time: {said}")
