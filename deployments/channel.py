@@ -1,10 +1,11 @@
 """The wire between a router and a replica: one frame per batch over a socket of their own, without copies.
 
 A call through Ray Serve costs milliseconds of CPU for a batch of pictures, a frame tens of microseconds
-(docs/decisions.md). Within a host it is a Unix socket, between hosts TCP. The router first shows that it knows the
-cluster's secret.
+(docs/decisions.md). Within a host it is a Unix socket, between hosts TCP. First each end proves to the
+other that it knows the cluster's secret, which itself is never sent.
 
-    hello     MAGIC, then the secret's digest; the replica answers MAGIC or hangs up
+    hello     MAGIC and a nonce; the replica answers MAGIC, a nonce of its own and its proof, an HMAC of both nonces by
+              the secret; the router sends its proof, or either hangs up
     request   REQUEST: number of the batch, samples, bytes; then the samples, C order, of the manifest's datatype
     reply     REPLY: number of the batch, 0 or 1 for failed, bytes, seconds that the device was busy; then the scores
               [sample, class] of the manifest's datatype, or why it failed as text
@@ -31,10 +32,10 @@ from numpy.typing import NDArray
 
 from deployments.config import DATATYPES, Manifest
 
-MAGIC = b"pliant/1"
+MAGIC = b"pliant/2"
 REQUEST = struct.Struct("<QIQ")
 REPLY = struct.Struct("<QIQd")
-DIGEST_BYTES = hashlib.sha256().digest_size
+NONCE_BYTES, PROOF_BYTES = 16, hashlib.sha256().digest_size
 BUFFERS = 2  # of each connection: one batch runs while the next comes in
 MOST_BYTES = 1 << 30  # of a frame; more is no batch but a mistake
 HELLO_S = 5.0
@@ -77,7 +78,7 @@ class ChannelServer:
         self._spec = manifest.input
         self._dtype = np.dtype(DATATYPES[manifest.input.datatype])
         self._scores = np.dtype(DATATYPES[manifest.output.datatype])
-        self._digest = hashlib.sha256(secret).digest()
+        self._secret = secret
         self._inbox: queue.SimpleQueue[tuple[_Connection, int, NDArray[Any]]] = queue.SimpleQueue()
         listeners = [socket.create_server((host, 0), family=_family(host))]
         local = ""
@@ -124,11 +125,16 @@ class ChannelServer:
 
     def _greeted(self, link: socket.socket) -> bool:
         link.settimeout(HELLO_S)
-        hello = bytearray(len(MAGIC) + DIGEST_BYTES)
+        hello = bytearray(len(MAGIC) + NONCE_BYTES)
         _read_into(link, memoryview(hello))
-        if not hmac.compare_digest(bytes(hello), MAGIC + self._digest):
+        if not hello.startswith(MAGIC):
             return False
-        link.sendall(MAGIC)
+        theirs, mine = bytes(hello[len(MAGIC) :]), secrets.token_bytes(NONCE_BYTES)
+        link.sendall(MAGIC + mine + proof(self._secret, b"replica", theirs, mine))
+        shown = bytearray(PROOF_BYTES)
+        _read_into(link, memoryview(shown))
+        if not hmac.compare_digest(shown, proof(self._secret, b"router", theirs, mine)):
+            return False
         link.settimeout(None)
         link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(STALLED_S), 0))
         return True
@@ -179,7 +185,7 @@ class Channel(asyncio.Protocol):
     """The router's end: sends batches, and tells each one's `done` what came of it, on the event loop."""
 
     def __init__(self, secret: bytes, manifest: Manifest) -> None:
-        self._secret = secret
+        self._secret, self._nonce = secret, secrets.token_bytes(NONCE_BYTES)
         self._classes = manifest.output.shape
         self._dtype = np.dtype(DATATYPES[manifest.output.datatype])
         self._waiting: dict[int, tuple[int, Done]] = {}  # (samples, done) by batch
@@ -194,7 +200,7 @@ class Channel(asyncio.Protocol):
 
         `done` gets the scores [sample, class], `BatchFailed` or `ChannelLost`, and how long the device was busy.
         """
-        if self._transport is None or self.lost:
+        if self._transport is None or self.lost or not self.ready.done():
             # Not at once: the caller is in the middle of something.
             asyncio.get_running_loop().call_soon(_tell, done, ChannelLost("the channel to the replica is gone"))
             return
@@ -208,25 +214,19 @@ class Channel(asyncio.Protocol):
             self._transport.abort()  # `close` would first send what is queued, to a replica that may not read it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Show the secret."""
+        """Begin the greeting."""
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are none by inheritance
         link = transport.get_extra_info("socket")
         if link.family != socket.AF_UNIX:
             keep_alive(link)
-        self._transport.write(MAGIC + hashlib.sha256(self._secret).digest())
+        self._transport.write(MAGIC + self._nonce)
 
     def data_received(self, data: bytes) -> None:
         """Replies, whole or in pieces."""
         received = self._received
         received += data
-        if not self.ready.done():
-            if len(received) < len(MAGIC):
-                return
-            if received[: len(MAGIC)] != MAGIC:
-                self._hang_up("what listens there is no replica of this version")
-                return
-            del received[: len(MAGIC)]
-            self.ready.set_result(None)
+        if not self.ready.done() and not self._greeted():
+            return
         while len(received) >= REPLY.size:
             number, failed, size, busy_s = REPLY.unpack_from(received)
             if number not in self._waiting or size > MOST_BYTES:
@@ -240,6 +240,23 @@ class Channel(asyncio.Protocol):
             samples, done = self._waiting.pop(number)
             answer = BatchFailed(payload.decode(errors="replace")) if failed else self._scores(payload, samples)
             _tell(done, answer, busy_s)
+
+    def _greeted(self) -> bool:
+        """Whether the replica has proved itself; it is shown the router's proof then."""
+        received, size = self._received, len(MAGIC) + NONCE_BYTES + PROOF_BYTES
+        if received[: len(MAGIC)] != MAGIC[: len(received)]:
+            self._hang_up("what listens there is no replica of this version")
+        if self.lost or len(received) < size:
+            return False
+        theirs, shown = bytes(received[len(MAGIC) : len(MAGIC) + NONCE_BYTES]), received[size - PROOF_BYTES : size]
+        if not hmac.compare_digest(shown, proof(self._secret, b"replica", self._nonce, theirs)):
+            self._hang_up("what listens there does not know the cluster's secret")
+            return False
+        del received[:size]
+        assert self._transport is not None
+        self._transport.write(proof(self._secret, b"router", self._nonce, theirs))
+        self.ready.set_result(None)
+        return True
 
     def _hang_up(self, why: str) -> None:
         self.lost, self._amiss = True, why
@@ -308,6 +325,11 @@ def _local(name: str) -> socket.socket | None:
         link.close()
         return None
     return link
+
+
+def proof(secret: bytes, who: bytes, router: bytes, replica: bytes) -> bytes:
+    """What only an end that knows the secret can say, in this connection and no other."""
+    return hmac.digest(secret, who + router + replica, "sha256")
 
 
 def keep_alive(link: socket.socket) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import socket
 import struct
 import threading
@@ -21,6 +20,8 @@ from hypothesis import strategies as st
 from deployments import channel as module
 from deployments.channel import (
     MAGIC,
+    NONCE_BYTES,
+    PROOF_BYTES,
     REPLY,
     REQUEST,
     Address,
@@ -29,11 +30,12 @@ from deployments.channel import (
     ChannelLost,
     ChannelServer,
     connect,
+    proof,
 )
 from deployments.config import DATATYPES, Manifest, TensorSpec
 
 SECRET = b"s" * 32
-HELLO = MAGIC + hashlib.sha256(SECRET).digest()
+HELLO = MAGIC + b"n" * NONCE_BYTES  # of a router
 MANIFEST = Manifest(TensorSpec("x", (2, 3)), TensorSpec("scores", (3,)), ("cat", "dog", "hen"), slo_s=0.1, name="pets")
 ECHO = replace(MANIFEST, input=TensorSpec("x", (1000,)), output=TensorSpec("scores", (1000,)))
 SOON_S = 5.0  # for what happens at once, on a machine that is busy
@@ -235,14 +237,14 @@ def test_two_routers_do_not_mix(run: Any) -> None:
 @given(sizes=st.lists(st.integers(1, 64), min_size=1, max_size=8), cuts=st.lists(st.integers(1, 5000), max_size=8))
 def test_frames_may_arrive_in_any_pieces(sizes: list[int], cuts: list[int]) -> None:
     """A router that writes in pieces, on a server of the module's own."""
-    stream = HELLO
+    stream = b""
     for number, samples in enumerate(sizes):
         stream += REQUEST.pack(number, samples, samples * 24) + batch(samples, seed=number).tobytes()
     pieces = [stream[start:end] for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), None], strict=True)]
     with raw(SERVER) as link:
+        greet(link)
         for piece in pieces:
             link.sendall(piece)
-        assert read(link, len(MAGIC)) == MAGIC
         for number, samples in enumerate(sizes):
             assert REPLY.unpack(read(link, REPLY.size)) == (number, 0, samples * 12, 0.5)
             scores = np.frombuffer(read(link, samples * 12), np.float32).reshape(samples, 3)
@@ -270,6 +272,15 @@ def read(link: socket.socket, size: int) -> bytes:
     return received
 
 
+def greet(link: socket.socket, secret: bytes = SECRET) -> None:
+    """As a router that knows the secret."""
+    link.sendall(HELLO)
+    answer = read(link, len(MAGIC) + NONCE_BYTES + PROOF_BYTES)
+    theirs = answer[len(MAGIC) : -PROOF_BYTES]
+    assert answer == MAGIC + theirs + proof(SECRET, b"replica", HELLO[len(MAGIC) :], theirs)
+    link.sendall(proof(secret, b"router", HELLO[len(MAGIC) :], theirs))
+
+
 def hung_up(link: socket.socket) -> bool:
     """Whether the other end closes, by a reset too: it leaves unread what it did not like."""
     with suppress(ConnectionResetError):
@@ -280,8 +291,8 @@ def hung_up(link: socket.socket) -> bool:
 
 def still_serves(address: Address) -> bool:
     with raw(address) as link:
-        link.sendall(HELLO + REQUEST.pack(7, 1, 24) + batch(1).tobytes())
-        assert read(link, len(MAGIC)) == MAGIC
+        greet(link)
+        link.sendall(REQUEST.pack(7, 1, 24) + batch(1).tobytes())
         number, failed, size, _ = REPLY.unpack(read(link, REPLY.size))
         scores = np.frombuffer(read(link, size), np.float32)
     return (number, failed) == (7, 0) and bool(np.allclose(scores, batch(1).sum(axis=1)[0]))
@@ -298,12 +309,14 @@ def test_a_wrong_secret_is_refused_and_nothing_is_run(run: Any) -> None:
 
     async def ask() -> None:
         for way in (address, over_tcp(address)):
-            with pytest.raises(ChannelLost, match="did not take the channel"):
+            with pytest.raises(ChannelLost, match="does not know the cluster's secret"):
                 await connect(way, b"w" * 32, MANIFEST)
 
     run(ask())
     with raw(address) as link:
-        link.sendall(MAGIC + bytes(32) + REQUEST.pack(0, 1, 24) + batch(1).tobytes())
+        greet(link, b"w" * 32)
+        with suppress(OSError):  # it may have hung up already
+            link.sendall(REQUEST.pack(0, 1, 24) + batch(1).tobytes())
         assert hung_up(link)
     assert ran == []
     assert still_serves(address)
@@ -321,8 +334,8 @@ BAD_FRAMES = {
 @pytest.mark.parametrize("frame", BAD_FRAMES.values(), ids=BAD_FRAMES.keys())
 def test_a_frame_that_cannot_be_ends_its_connection_only(frame: bytes) -> None:
     with raw(SERVER) as link:
-        link.sendall(HELLO + frame)
-        assert read(link, len(MAGIC)) == MAGIC
+        greet(link)
+        link.sendall(frame)
         assert hung_up(link)
     assert still_serves(SERVER)
 
@@ -332,7 +345,9 @@ def test_a_frame_that_cannot_be_ends_its_connection_only(frame: bytes) -> None:
 def test_garbage_never_stops_a_replica(garbage: bytes, greeted: bool) -> None:
     with raw(SERVER) as link:
         with contextlib.suppress(OSError):  # it may have hung up already
-            link.sendall((HELLO if greeted else b"") + garbage)
+            if greeted:
+                greet(link)
+            link.sendall(garbage)
             link.shutdown(socket.SHUT_WR)
         assert hung_up(link)
     assert still_serves(SERVER)
@@ -341,7 +356,11 @@ def test_garbage_never_stops_a_replica(garbage: bytes, greeted: bool) -> None:
 @pytest.mark.parametrize("cut", [1, 8, 39, 40, 41, 59, 60, 61, 83])
 def test_a_router_may_hang_up_in_the_middle_of_anything(cut: int) -> None:
     with raw(SERVER) as link:
-        link.sendall((HELLO + REQUEST.pack(0, 1, 24) + batch(1).tobytes())[:cut])
+        if cut <= len(HELLO):
+            link.sendall(HELLO[:cut])
+        else:
+            greet(link)
+            link.sendall((REQUEST.pack(0, 1, 24) + batch(1).tobytes())[: cut - len(HELLO)])
     assert still_serves(SERVER)
 
 
@@ -355,7 +374,8 @@ def test_a_batch_whose_router_has_gone_holds_up_nobody() -> None:
 
     address = serve(slow)
     with raw(address) as link:
-        link.sendall(HELLO + (REQUEST.pack(0, 1, 24) + batch(1).tobytes()) * 3)
+        greet(link)
+        link.sendall((REQUEST.pack(0, 1, 24) + batch(1).tobytes()) * 3)
         assert begun.wait(SOON_S)
     go_on.set()
     assert still_serves(address)
@@ -367,7 +387,7 @@ def test_a_router_that_reads_nothing_is_hung_up_on_before_others_wait_long(monke
     frame = REQUEST.pack(0, 64, 256_000) + bytes(256_000)
     with raw(address) as deaf:
         deaf.setblocking(True)
-        deaf.sendall(HELLO)
+        greet(deaf)
         feeding = threading.Thread(target=feed, args=(deaf, frame), daemon=True)
         feeding.start()
         feeding.join(SOON_S)
@@ -479,8 +499,11 @@ def test_scores_of_another_shape_fail_the_batch(scores: np.ndarray, run: Any) ->
 
 
 @contextmanager
-def impostor(*says: bytes, then: str = "close", before: int = len(HELLO)) -> Iterator[Address]:
-    """Accepts one router, reads `before` bytes, says something, then closes, resets, or waits for the router to."""
+def impostor(*says: bytes, then: str = "close", before: int | None = None) -> Iterator[Address]:
+    """Accepts one router, says something, then closes, resets, or waits for the router to.
+
+    With `before` it knows the secret, greets, and reads so many bytes before it says anything.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def act() -> None:
@@ -488,7 +511,12 @@ def impostor(*says: bytes, then: str = "close", before: int = len(HELLO)) -> Ite
                 link, _ = listener.accept()
                 with link:
                     link.settimeout(2 * SOON_S)
-                    read(link, before)
+                    hello = read(link, len(HELLO))
+                    if before is not None:
+                        mine, theirs = b"i" * NONCE_BYTES, hello[len(MAGIC) :]
+                        link.sendall(MAGIC + mine + proof(SECRET, b"replica", theirs, mine))
+                        assert read(link, PROOF_BYTES) == proof(SECRET, b"router", theirs, mine)
+                        read(link, before)
                     for piece in says:
                         link.sendall(piece)
                     if then == "wait":
@@ -509,29 +537,43 @@ FRAME_BYTES = REQUEST.size + 24
 @pytest.mark.parametrize("then", ["close", "reset"])
 @pytest.mark.parametrize("reply", [b"", REPLY.pack(0, 0, 12, 0.0)[:11], REPLY.pack(0, 0, 12, 0.0) + bytes(5)])
 def test_every_batch_under_way_is_told_once_that_the_replica_is_lost(reply: bytes, then: str, run: Any) -> None:
-    with impostor(MAGIC, reply, then=then, before=len(HELLO) + 5 * FRAME_BYTES) as address:
+    with impostor(reply, then=then, before=5 * FRAME_BYTES) as address:
 
         async def ask() -> None:
-            with suppress(ChannelLost):  # the impostor reads before it greets
-                router = await asking_at_once(address)
-                await asyncio.gather(*(router.send(batch(1)) for _ in range(5)))
-                await asyncio.sleep(0)
-                after = await router.send(batch(1))
-                assert isinstance(after, ChannelLost)
-                assert {len(told) for told in router.told.values()} == {1}
-                assert {type(told[0]) for told in router.told.values()} == {ChannelLost}
-                return
-            pytest.fail("no channel")
+            router = await asking(address)
+            await asyncio.gather(*(router.send(batch(1)) for _ in range(5)))
+            await asyncio.sleep(0)
+            after = await router.send(batch(1))
+            assert isinstance(after, ChannelLost)
+            assert {len(told) for told in router.told.values()} == {1}
+            assert {type(told[0]) for told in router.told.values()} == {ChannelLost}
 
         run(ask())
 
 
-async def asking_at_once(address: Address) -> Asking:
-    """A channel that is used before the replica has greeted."""
-    loop = asyncio.get_running_loop()
-    _, channel = await loop.create_connection(lambda: Channel(SECRET, MANIFEST), address.host, address.port)
-    channel.ready.add_done_callback(lambda ready: ready.exception())
-    return Asking(channel)
+def test_nothing_is_sent_before_the_replica_has_proved_itself(run: Any) -> None:
+    with impostor(MAGIC + bytes(NONCE_BYTES), then="wait") as address:
+
+        async def ask() -> None:
+            loop = asyncio.get_running_loop()
+            _, channel = await loop.create_connection(lambda: Channel(SECRET, MANIFEST), address.host, address.port)
+            channel.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
+            router = Asking(channel)
+            await asyncio.sleep(0.05)
+            assert isinstance(await router.send(batch(1)), ChannelLost)
+            channel.close()
+            await asyncio.sleep(0.02)
+
+        run(ask())
+
+
+def test_a_replica_without_the_secret_is_sent_nothing(run: Any) -> None:
+    async def ask(address: Address) -> None:
+        with pytest.raises(ChannelLost, match="does not know the cluster's secret"):
+            await connect(address, SECRET, MANIFEST)
+
+    with impostor(MAGIC + bytes(NONCE_BYTES + PROOF_BYTES), then="wait") as address:
+        run(ask(address))
 
 
 LIES = {
@@ -544,10 +586,10 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 def test_a_replica_that_lies_is_hung_up_on(lie: bytes, run: Any) -> None:
-    with impostor(MAGIC, lie, then="wait", before=len(HELLO) + 2 * FRAME_BYTES) as address:
+    with impostor(lie, then="wait", before=2 * FRAME_BYTES) as address:
 
         async def ask() -> None:
-            router = await asking_at_once(address)
+            router = await asking(address)
             results = await asyncio.gather(router.send(batch(1)), router.send(batch(1)))
             assert isinstance(results[1], ChannelLost)
             assert "which was not sent" in str(results[1])
@@ -557,7 +599,7 @@ def test_a_replica_that_lies_is_hung_up_on(lie: bytes, run: Any) -> None:
         run(ask())
 
 
-@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"pliant/2", b"\0" * 8])
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"pliant/1", b"\0" * 8])
 def test_what_answers_otherwise_is_no_replica(says: bytes, run: Any) -> None:
     async def ask(address: Address) -> None:
         with pytest.raises(ChannelLost, match="no replica of this version"):
@@ -632,7 +674,7 @@ def test_a_local_socket_with_a_full_queue_does_not_block_the_router(run: Any) ->
 
 
 def test_closing_loses_what_is_under_way_even_where_nothing_is_read(run: Any) -> None:
-    with impostor(MAGIC, then="wait") as address:
+    with impostor(then="wait", before=0) as address:
 
         async def ask() -> None:
             router = await asking(address)
