@@ -18,6 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from deployments.config import DATATYPES, Emulation, Manifest, PoolConfig, TensorSpec
+from deployments.external_data import ExternalDataError, check_external_data
 
 QUIET = 4  # onnxruntime's severity "fatal": failures reach us as exceptions
 CUDA = "CUDAExecutionProvider"
@@ -149,6 +150,10 @@ class Runtime:
 def _open(path: Path, pool: PoolConfig) -> Any:
     if not path.is_file():
         raise ModelError(f"{path}: no such model file")
+    try:
+        check_external_data(path)
+    except (ExternalDataError, OSError) as error:
+        raise ModelError(str(error)) from error
     ort.set_default_logger_severity(QUIET)
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
