@@ -58,7 +58,7 @@ class EdgeCluster:
         self._dashboard = dashboard
         self._cluster: Any = None
         self._nodes: dict[str, Any] = {}
-        self._directory = tempfile.mkdtemp(prefix="pliant-")
+        self.directory = tempfile.mkdtemp(prefix="pliant-")  # of all its files
 
     @property
     def address(self) -> str:
@@ -70,11 +70,15 @@ class EdgeCluster:
         """Names of the devices whose nodes run."""
         return tuple(self._nodes)
 
+    def node(self, device: str) -> Any:
+        """Ray's own node of a device, with its processes."""
+        return self._nodes[device]
+
     def start(self) -> None:
         """Start the head and one node per device."""
         prepare_environment()
-        os.environ["RAY_TMPDIR"] = self._directory  # of this cluster and of no other in this process
-        Path(self._directory, "ray").mkdir(exist_ok=True)  # Ray notes the cluster's address there, and expects it
+        os.environ["RAY_TMPDIR"] = self.directory  # of this cluster and of no other in this process
+        Path(self.directory, "ray").mkdir(exist_ok=True)  # Ray notes the cluster's address there, and expects it
         from ray.cluster_utils import Cluster  # ray reads its environment when it is imported
 
         head = {
@@ -116,7 +120,7 @@ class EdgeCluster:
             self._cluster.shutdown()
             self._cluster = None
         self._nodes.clear()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
         try:

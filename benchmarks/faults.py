@@ -1,0 +1,259 @@
+"""What a fault costs on a local cluster: requests lost or refused, and how long until as many are in time as before.
+
+    python benchmarks/faults.py [--only replica --only node] [--output faults.md]
+
+For each fault a fresh cluster of five emulated devices serves a small application under a constant open loop; after
+a third of the time the fault happens. A request is *lost* if it got no answer and no explicit error. Attainment
+(answered in time, of all asked) is looked at in windows of one second; it is *back* when it stays above 99 % of what
+it was before. Nothing else should run on the machine: on busy cores requests are late without any fault, as the first
+row says.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
+
+import numpy as np
+import psutil
+import yaml
+from rich.console import Console
+
+from benchmarks.sections import table
+from benchmarks.serving_report import machine
+from cluster import launcher
+from cluster.edges import EdgeCluster, prepare_environment
+from cluster.loadgen import send_load
+from cluster.loading import samples_of, targets_of
+from cluster.outcomes import Outcomes
+from cluster.workload import constant, draw
+from deployments.config import (
+    ApplicationConfig,
+    ClusterConfig,
+    Emulation,
+    HttpConfig,
+    PlannerConfig,
+    PoolConfig,
+    RouterConfig,
+)
+from profiling.latency import Effort
+from profiling.measure import profile
+from profiling.zoo import build_zoo
+
+POOL = PoolConfig(devices=4, memory_mb=600, emulated=Emulation(slowdown=50, overhead_s=0.01))
+PORT = 8161
+WINDOW_S = 1.0
+BACK = 0.99  # of the attainment before
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A cluster that serves."""
+
+    config: ClusterConfig
+    edges: EdgeCluster
+
+    def kill_actors(self, part: str, most: int = 1) -> None:
+        """Kill Serve actors whose names have this part, at once."""
+        import ray
+
+        names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == "serve"]
+        for name in [name for name in names if part in name][:most]:
+            ray.kill(ray.get_actor(name, namespace="serve"), no_restart=False)
+
+    def busiest(self) -> str:
+        """The device of the small pool's siblings that holds the most."""
+        loaded = launcher.status(self.config)["loaded"]
+        return max((device for device in loaded if device.startswith("edge")), key=lambda device: len(loaded[device]))
+
+    def processes(self, device: str) -> list[psutil.Process]:
+        """All processes of a device's node."""
+        found = []
+        for info in self.edges.node(device).all_processes.values():
+            for one in info:
+                with suppress(psutil.Error):
+                    process = psutil.Process(one.process.pid)
+                    found += [process, *process.children(recursive=True)]
+        return found
+
+    def freeze(self, device: str) -> None:
+        """Stop a node's processes where they are: as a host that hangs, or whose cable is cut, they say nothing."""
+        for process in self.processes(device):
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGSTOP)
+
+    def slow(self, device: str, until: float) -> None:
+        """Let a node's processes run for only a fifth of the time."""
+        processes = self.processes(device)
+        while time.monotonic() < until:
+            for number, seconds in ((signal.SIGSTOP, 0.08), (signal.SIGCONT, 0.02)):
+                for process in processes:
+                    with suppress(psutil.Error):
+                        process.send_signal(number)
+                time.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens, and what is promised."""
+
+    title: str
+    promise: str
+    act: Callable[[Scene, float], None]  # with the instant at which the load ends
+    routers: int = 1
+
+
+FAULTS: Mapping[str, Fault] = {
+    "none": Fault("nothing", "–", lambda _, __: None),
+    "replica": Fault("a replica killed", "no request lost or refused", lambda s, _: s.kill_actors("tiny--")),
+    "replicas": Fault("three replicas killed", "no request lost", lambda s, _: s.kill_actors("tiny--", 3)),
+    "node": Fault("a device's node killed", "no request lost", lambda s, _: s.edges.kill(s.busiest())),
+    "freeze": Fault("a device's node frozen", "no request lost", lambda s, _: s.freeze(s.busiest())),
+    "slow": Fault("a device five times slower", "no request lost", lambda s, end: s.slow(s.busiest(), end)),
+    "planner": Fault("the planner killed", "no request lost or refused", lambda s, _: s.kill_actors("#planner#")),
+    "controller": Fault(
+        "Serve's controller killed", "no request lost or refused", lambda s, _: s.kill_actors("SERVE_CONTROLLER")
+    ),
+    "router": Fault("the only router killed", "requests in it are lost", lambda s, _: s.kill_actors("#router#")),
+    "one of two routers": Fault(
+        "one of two routers killed", "requests in it are lost", lambda s, _: s.kill_actors("#router#"), routers=2
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a fault came to."""
+
+    asked: int
+    lost: int
+    refused: int  # with an explicit error
+    late: int
+    before: float  # attainment
+    worst: float  # of a window since
+    back_s: float  # since the fault; infinite if not by the end
+
+
+def cost(outcomes: Outcomes, at: float) -> Cost:
+    """What the fault at `at` cost."""
+    good = outcomes.status == "ok"
+    after = outcomes.intended >= at
+    lost = outcomes.http_status == 0
+    before = float(good[~after & (outcomes.intended >= at / 3)].mean())
+    edges = np.arange(at, float(outcomes.intended.max()), WINDOW_S)
+    windows = [(outcomes.intended >= edge) & (outcomes.intended < edge + WINDOW_S) for edge in edges]
+    attained = np.array([float(good[window].mean()) if window.any() else 1.0 for window in windows])
+    bad = np.flatnonzero(attained < BACK * before)
+    back_s = 0.0 if not len(bad) else (float("inf") if bad[-1] == len(attained) - 1 else WINDOW_S * float(bad[-1] + 1))
+    return Cost(
+        len(outcomes),
+        int((lost & after).sum()),
+        int((~lost & after & (outcomes.http_status != 200)).sum()),
+        int(((outcomes.status == "late") & after).sum()),
+        before,
+        float(attained.min(initial=1.0)),
+        back_s,
+    )
+
+
+def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -> Cost:
+    """One fault on a fresh cluster under load."""
+    config = replace(base, router=RouterConfig(replicas=fault.routers))
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "cluster.yaml"
+        path.write_text(yaml.safe_dump(asdict(config)))
+        with EdgeCluster(config) as edges:
+            launcher.deploy(path, config, edges.address)
+            launcher.wait_settled(config, "pliant")
+            targets = targets_of(config)
+            scene, at = Scene(config, edges), seconds / 3
+            workload = draw({"tiny": constant(rate_rps, seconds)}, samples_of(targets), seed=1)
+            end = time.monotonic() + seconds
+            timer = threading.Timer(at, fault.act, (scene, end))
+            timer.start()
+            outcomes = send_load(launcher.base_url(config), workload, targets)
+            timer.join()
+            for device in edges.devices:
+                for process in scene.processes(device):
+                    with suppress(psutil.Error):
+                        process.send_signal(signal.SIGCONT)
+            return cost(outcomes, at)
+
+
+def write(found: Mapping[str, Sequence[Cost]], seconds: float, rate_rps: float) -> Iterator[str]:
+    """The page, a line at a time."""
+    yield "### What a fault costs\n"
+    yield "```\npython benchmarks/faults.py\n```\n"
+    yield (
+        f"{machine()}. Five emulated devices in two pools, {rate_rps:g} requests/s for {seconds:g} s, deadline 1 s; "
+        "the fault comes after a third. *Lost*: no answer and no explicit error. *Back*: seconds until attainment "
+        "stays above 99 % of what it was, in windows of one second.\n"
+    )
+    head = ["fault", "promised", "lost", "refused", "late", "of", "attainment before", "worst second", "back after"]
+    rows = [
+        [
+            FAULTS[name].title,
+            FAULTS[name].promise,
+            *(_span([getattr(one, field) for one in costs]) for field in ("lost", "refused", "late")),
+            str(costs[0].asked),
+            f"{100 * min(one.before for one in costs):.1f} %",
+            f"{100 * min(one.worst for one in costs):.0f} %",
+            "not by the end" if np.isinf(worst := max(one.back_s for one in costs)) else f"{worst:.0f} s",
+        ]
+        for name, costs in found.items()
+    ]
+    yield from table(head, rows)
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def main() -> None:
+    """Measures, and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=FAULTS, help="only this; repeat for more")
+    parser.add_argument("--runs", type=int, default=1, help="of each fault; the worst is shown [default: 1]")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of load [default: 30]")
+    parser.add_argument("--rate", type=float, default=40.0, help="requests/s [default: 40]")
+    parser.add_argument("--port", type=int, default=PORT, help=f"[default: {PORT}]")
+    parser.add_argument("--output", type=Path, default=Path("faults.md"), help="Markdown file")
+    given = parser.parse_args()
+    prepare_environment()
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    console, found = Console(stderr=True), dict[str, list[Cost]]()
+    with tempfile.TemporaryDirectory(prefix="pliant-faults-") as directory:
+        config = ClusterConfig(
+            pools={"edge": POOL, "hub": replace(POOL, devices=1)},
+            applications={"tiny": ApplicationConfig(slo_s=1.0)},
+            name="faults",
+            models=str(build_zoo(["tiny"], cache_dir=Path(directory) / "zoo")),
+            profiles=str(Path(directory) / "profiles"),
+            planner=PlannerConfig(period_s=5.0, starts=4),
+            http=HttpConfig(port=given.port),
+        )
+        profile(
+            config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4, 8), budget_s=0.05, min_runs=3)
+        )
+        for name in given.only or FAULTS:
+            for _ in range(given.runs):
+                with console.status(f"{FAULTS[name].title}: {given.seconds:g} s of load"):
+                    found.setdefault(name, []).append(suffer(FAULTS[name], config, given.seconds, given.rate))
+                console.print(name, found[name][-1])
+    text = "\n".join(write(found, given.seconds, given.rate)) + "\n"
+    given.output.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
