@@ -238,6 +238,27 @@ def load(config: Path, out: Path, png: Path | None, **asked: Any) -> None:
         raise click.ClickException("nothing was answered")
 
 
+@main.command()
+@click.argument("name")
+@click.option(
+    "--file", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="the file of tokens"
+)
+@click.option("--application", "applications", multiple=True, help="opens only this; repeat for more [default: all]")
+@click.option("--rate", "rate_rps", type=click.FloatRange(0, min_open=True), help="requests/s at most")
+@click.option("--burst", type=click.FloatRange(1), help="of them at once [default: one second's worth]")
+@click.option("--admin", is_flag=True, help="may change the policy")
+@known_errors
+def token(path: Path, **entry: Any) -> None:
+    """Make a token for NAME, add it to a file of tokens, and print it, once.
+
+    The file holds a digest of the token and what it opens; name it as `access: {tokens: FILE}` in the configuration. A
+    running cluster reads it again within seconds. To take a token back, delete its entry.
+    """
+    from cluster.tokens import add_token
+
+    click.echo(add_token(path, entry))
+
+
 main.add_command(simulate)
 main.add_command(replay_command)
 

@@ -1,7 +1,9 @@
 """Brings the Serve application of a configuration up on a Ray cluster, and waits until it answers."""
 
 import logging
+import os
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import httpx
 from deployments.config import ClusterConfig, ConfigError
 
 APPLICATION = "pliant"
+TOKEN = "PLIANT_TOKEN"  # of the environment
 
 
 class LaunchError(RuntimeError):
@@ -66,12 +69,27 @@ def _grpc(config: ClusterConfig) -> dict[str, Any] | None:
 
 def base_url(config: ClusterConfig) -> str:
     """Where the configuration's HTTP endpoints are."""
-    return f"http://{config.http.host}:{config.http.port}"
+    return f"http{'s' * (config.http.tls is not None)}://{config.http.host}:{config.http.port}"
+
+
+def _client(config: ClusterConfig, timeout_s: float) -> httpx.Client:
+    """Asks the cluster's own listener: it trusts its very certificate, and shows the token of the environment."""
+    verify: ssl.SSLContext | bool = True
+    if config.http.tls is not None:
+        verify = ssl.create_default_context(cafile=config.http.tls.cert)
+        verify.check_hostname = False  # the host is the configuration's own, whatever the certificate calls it
+        verify.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    token = os.environ.get(TOKEN)
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return httpx.Client(base_url=base_url(config), verify=verify, headers=headers, timeout=timeout_s, trust_env=False)
 
 
 def status(config: ClusterConfig) -> dict[str, Any]:
     """What `GET /pliant/status` says; httpx.HTTPError where nobody answers."""
-    answer = httpx.get(f"{base_url(config)}/pliant/status", timeout=5.0)
+    with _client(config, 5.0) as client:
+        answer = client.get("/pliant/status")
+    if answer.status_code in (401, 403):
+        raise ConfigError(f"{base_url(config)} wants a token: {answer.json()['error']} (from ${TOKEN})")
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()
     return found
@@ -79,7 +97,8 @@ def status(config: ClusterConfig) -> dict[str, Any]:
 
 def set_policy(config: ClusterConfig, policy: str) -> None:
     """Have the planner plan by another policy."""
-    httpx.post(f"{base_url(config)}/pliant/policy", json={"policy": policy}, timeout=10.0).raise_for_status()
+    with _client(config, 10.0) as client:
+        client.post("/pliant/policy", json={"policy": policy}).raise_for_status()
 
 
 def wait_up(config: ClusterConfig, timeout_s: float = 60.0) -> None:

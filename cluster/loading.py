@@ -198,13 +198,15 @@ def address_of(config: ClusterConfig, grpc: bool, url: str | None, token: str | 
         if grpc and not address.grpc:
             raise ConfigError(f"--grpc and --url {url}: write grpc://, or leave --grpc out")
         return address
+    tls = config.http.tls
+    ca = ca or (None if tls is None else tls.cert)  # the cluster's own certificate is trusted as it is
     if not grpc:
         return Address.of(launcher.base_url(config), token, ca)
     if config.grpc.port is None:
         raise ConfigError(
             "--grpc: the configuration has no `grpc: {port: 8001}`; set it, or give --url grpc://HOST:PORT"
         )
-    return Address.of(f"grpc://{config.http.host}:{config.grpc.port}", token, ca)
+    return Address.of(f"grpc{'s' * (tls is not None)}://{config.http.host}:{config.grpc.port}", token, ca)
 
 
 def check_listens(address: Address) -> None:

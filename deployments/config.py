@@ -93,6 +93,7 @@ class PlannerConfig:
     patience_s: float = 8.0  # how long a new placement may take before the old one makes room for it
     start_timeout_s: float = 60.0  # after which a unit counts as unable to start on a pool
     starts: int = 1  # copies that may start at a time while requests are answered
+    state: str | None = "state.json"  # on the head node, relative to this file: the demand that a restart plans for
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,22 @@ class RouterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Files in PEM, relative to this file; they are read again when they change."""
+
+    cert: str  # with its chain
+    key: str
+    clients: str | None = None  # the authority of clients, which then have to show a certificate
+
+
+@dataclass(frozen=True, slots=True)
+class AccessConfig:
+    """Who may ask."""
+
+    tokens: str | None = None  # a file of tokens (`pliant token`), relative to this file; default: everybody may
+
+
+@dataclass(frozen=True, slots=True)
 class HttpConfig:
     """Where Pliant listens."""
 
@@ -120,6 +137,7 @@ class HttpConfig:
     ingress: str = "auto"  # or "direct", "haproxy", "proxy": what brings requests to the router
     idle_s: float = 75.0  # after which a connection without a request is closed
     max_connections: int = 8192  # at a router; more are refused
+    tls: TlsConfig | None = None  # of HTTP and gRPC
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +160,7 @@ class ClusterConfig:
     router: RouterConfig = field(default_factory=RouterConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +321,10 @@ def check(config: ClusterConfig) -> ClusterConfig:
         f"http: {everywhere} listens on every address, but host is {http.host}; "
         "write host: 0.0.0.0, or ingress: direct",
     )
+    _require(
+        http.tls is None or http.ingress in ("auto", "direct"),
+        f"http: tls is the router's own listener's; with ingress: {http.ingress} Ray Serve's proxies hold certificates",
+    )
     _require(http.idle_s > 0, f"http: idle_s is {http.idle_s:g}; it must be positive")
     _require(http.max_connections >= 1, f"http: max_connections is {http.max_connections}; at least one")
     _require(grpc.port is None or 0 < grpc.port < 65536, f"grpc: port is {grpc.port}; it is 1 to 65535")
@@ -322,7 +345,10 @@ def load_config(path: str | Path) -> ClusterConfig:
         config,
         models=str(base / Path(config.models).expanduser()),
         profiles=str(base / Path(config.profiles).expanduser()),
+        planner=dataclasses.replace(config.planner, state=_absolute(config.planner.state, base)),
         router=_journalled(config.router, base),
+        http=_secured(config.http, base),
+        access=AccessConfig(_absolute(config.access.tokens, base)),
         applications={name: _resolved(asked, base) for name, asked in config.applications.items()},
     )
 
@@ -330,7 +356,20 @@ def load_config(path: str | Path) -> ClusterConfig:
 def _journalled(router: RouterConfig, base: Path) -> RouterConfig:
     if router.journal is None:
         return router
-    return dataclasses.replace(router, journal=str(base / Path(router.journal).expanduser()))
+    return dataclasses.replace(router, journal=_absolute(router.journal, base))
+
+
+def _secured(http: HttpConfig, base: Path) -> HttpConfig:
+    if http.tls is None:
+        return http
+    tls = http.tls
+    clients = _absolute(tls.clients, base)
+    found = TlsConfig(str(_absolute(tls.cert, base)), str(_absolute(tls.key, base)), clients)
+    return dataclasses.replace(http, tls=found)
+
+
+def _absolute(path: str | None, base: Path) -> str | None:
+    return None if path is None else str(base / Path(path).expanduser())
 
 
 def _resolved(asked: ApplicationConfig, base: Path) -> ApplicationConfig:

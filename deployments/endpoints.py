@@ -1,15 +1,19 @@
 """What is asked over HTTP, whatever brought it: the Open Inference Protocol v2, and Pliant's own status and policy."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
+from deployments.access import Access
 from deployments.codec import RequestReader, encode_response
 from deployments.config import Manifest
 from deployments.counters import refuse_loading, repository_index
+from deployments.metrics import CONTENT_TYPE
 from deployments.openapi import document
 from deployments.protocol import (
     VERSION,
@@ -30,6 +34,12 @@ from planner.plans import POLICIES
 
 VERSION_OF_PLIANT = version("pliant")
 JSON = {"content-type": "application/json"}
+HTML = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; frame-ancestors 'none'",
+}
+AUTHORIZATION = "authorization"
 
 
 class Reply(NamedTuple):
@@ -40,16 +50,24 @@ class Reply(NamedTuple):
     body: bytes
 
 
+@cache
+def page() -> bytes:
+    """The dashboard, which asks `GET /pliant/overview`."""
+    return (Path(__file__).parent / "dashboard.html").read_bytes()
+
+
 class Endpoints:
     """Answers HTTP requests; every error has the protocol's body."""
 
-    def __init__(self, driver: RouterDriver) -> None:
-        self.driver = driver
+    def __init__(self, driver: RouterDriver, access: Access | None = None) -> None:
+        self.driver, self.access = driver, access or Access(None)
         self._manifests = driver.house.manifests
         self.slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
         limits = driver.house.config.router
         self._readers = {name: RequestReader(manifest, limits) for name, manifest in self._manifests.items()}
-        self._openapi = orjson.dumps(document(self._manifests, limits, VERSION_OF_PLIANT, self.slo_s))
+        self._openapi = orjson.dumps(
+            document(self._manifests, limits, VERSION_OF_PLIANT, self.slo_s, self.access.guarded)
+        )
 
     def inference_targets(self) -> dict[bytes, Manifest]:
         """The targets, as bytes on the wire, that ask for inference."""
@@ -72,13 +90,21 @@ class Endpoints:
             return Reply(error.status, error.headers, error.body)
 
     async def _route(self, method: str, parts: list[str], headers: Mapping[str, str], body: bytes) -> Reply:
-        match parts:
-            case ["v2"]:
-                return _json(server_metadata(VERSION_OF_PLIANT))
+        match parts:  # what a load balancer asks is open, and a page that knows nothing by itself
+            case ["pliant"]:
+                return Reply(200, HTML, page())
             case ["v2", "health", "live"] | ["livez"]:
                 return _json({"live": True})
             case ["v2", "health", "ready"] | ["readyz"]:
                 return self._ready(None)
+        token = headers.get(AUTHORIZATION)
+        infers = parts[:2] == ["v2", "models"] and parts[-1] == "infer"
+        self.access.admit(token, parts[2] if infers else None, admin=parts == ["pliant", "policy"])
+        match parts:
+            case ["v2"]:
+                return _json(server_metadata(VERSION_OF_PLIANT))
+            case ["metrics"]:
+                return Reply(200, {"content-type": CONTENT_TYPE}, await self.driver.metrics())
             case ["v2", "models", "stats"]:
                 return _json(self.driver.counters.body())
             case ["v2", "repository", "index"] if method == "POST":
@@ -89,6 +115,8 @@ class Endpoints:
                 return Reply(200, JSON, self._openapi)
             case ["v2", "models", name, *rest]:
                 return await self._model(method, self._manifest(name), rest, headers, body)
+            case ["pliant", "overview"]:
+                return _json(await self.driver.overview())
             case ["pliant", "status"]:
                 return _json(self.driver.status())
             case ["pliant", "policy"] if method == "POST":

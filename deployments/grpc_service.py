@@ -6,14 +6,15 @@ status codes; a call that its client gives up cancels the work that was begun fo
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
 import grpc
 
+from deployments.access import Access
 from deployments.codec import check_size
-from deployments.config import Manifest, RouterConfig
+from deployments.config import HttpConfig, Manifest, RouterConfig
 from deployments.counters import refuse_loading, repository_index
 from deployments.grpc_codec import GrpcCodec, config_message, metadata_message
 from deployments.oip import open_inference_pb2 as pb
@@ -21,12 +22,14 @@ from deployments.protocol import (
     BadRequest,
     BodyTooLarge,
     DeadlineUnmet,
+    Forbidden,
     ImpossibleBound,
     InferRequest,
     NotOffered,
     QueueFull,
     ReplicaFailed,
     Served,
+    Unauthorised,
     Unavailable,
     UnknownApplication,
     WireError,
@@ -34,6 +37,7 @@ from deployments.protocol import (
     server_metadata,
 )
 from deployments.tensors import Array
+from deployments.tls import Certificate
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 STREAM_DEPTH = 64  # requests of one stream that are worked on at a time
@@ -45,6 +49,8 @@ CODES: tuple[tuple[type[WireError], grpc.StatusCode], ...] = (  # the first that
     (BadRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (BodyTooLarge, grpc.StatusCode.INVALID_ARGUMENT),
     (ImpossibleBound, grpc.StatusCode.INVALID_ARGUMENT),
+    (Unauthorised, grpc.StatusCode.UNAUTHENTICATED),
+    (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
     (UnknownApplication, grpc.StatusCode.NOT_FOUND),
     (QueueFull, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
@@ -78,7 +84,9 @@ class GrpcService:
         statistics: Callable[[str | None], Mapping[str, Any]],
         version: str,
         slo_s: Mapping[str, float] | None = None,
+        access: Access | None = None,
     ) -> None:
+        self._access = access or Access(None)
         self._router = router
         self._codecs = {name: GrpcCodec(m, limits, (slo_s or {}).get(name)) for name, m in manifests.items()}
         self._limits = limits
@@ -116,14 +124,17 @@ class GrpcService:
         """What became of an application's requests, or of all."""
         if request.name:
             await self._named(request, grpc_context)
+        else:
+            await self._admit(grpc_context)
         return pb.ModelStatisticsResponse(**self._statistics(request.name or None))
 
     async def RepositoryIndex(  # noqa: N802
         self,
         request: pb.RepositoryIndexRequest,
-        grpc_context: Any,  # noqa: ARG002
+        grpc_context: Any,
     ) -> pb.RepositoryIndexResponse:
         """All applications and whether they are ready."""
+        await self._admit(grpc_context)
         return pb.RepositoryIndexResponse(models=repository_index(self._codecs, self._router.ready, request.ready))
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest, grpc_context: Any) -> NoReturn:  # noqa: N802
@@ -137,7 +148,7 @@ class GrpcService:
     async def ModelInfer(self, request: pb.ModelInferRequest, grpc_context: Any) -> pb.ModelInferResponse:  # noqa: N802
         """Answer one request."""
         try:
-            return await self._infer(request, time_left_s(grpc_context))
+            return await self._infer(request, grpc_context)
         except WireError as error:
             await refuse(error, grpc_context)
 
@@ -170,18 +181,19 @@ class GrpcService:
             for task in (reader, *tasks):
                 task.cancel()
 
-    async def _infer(self, request: pb.ModelInferRequest, left_s: float | None) -> pb.ModelInferResponse:
+    async def _infer(self, request: pb.ModelInferRequest, grpc_context: Any) -> pb.ModelInferResponse:
+        self._access.admit(authorization(grpc_context), request.model_name)
         codec = self._codecs.get(request.model_name)
         if codec is None:
             raise UnknownApplication.named(request.model_name, self._codecs)
         check_size(request.ByteSize(), self._limits)  # Ray Serve's proxy has no limit of its own
-        asked = codec.decode(request, left_s)
+        asked = codec.decode(request, time_left_s(grpc_context))
         scores, served = await self._router.infer(codec.manifest.name, asked)
         return codec.encode(asked, scores, served)
 
     async def _streamed(self, request: pb.ModelInferRequest, grpc_context: Any) -> pb.ModelStreamInferResponse:
         try:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, time_left_s(grpc_context)))
+            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, grpc_context))
         except WireError as error:
             name = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
             return pb.ModelStreamInferResponse(error_message=_details(error), infer_response=name)
@@ -189,12 +201,19 @@ class GrpcService:
     async def _named(self, request: Any, grpc_context: Any) -> GrpcCodec:
         """The application that a request asks about."""
         try:
+            self._access.admit(authorization(grpc_context))
             if request.name not in self._codecs:
                 raise UnknownApplication.named(request.name, self._codecs)
             check_version(request.version, request.name)
         except WireError as error:
             await refuse(error, grpc_context)
         return self._codecs[request.name]
+
+    async def _admit(self, grpc_context: Any) -> None:
+        try:
+            self._access.admit(authorization(grpc_context))
+        except WireError as error:
+            await refuse(error, grpc_context)
 
     async def _refuse_loading(self, request: Any, grpc_context: Any, verb: str) -> NoReturn:
         try:
@@ -232,6 +251,17 @@ def _details(error: WireError) -> str:
     return text if len(text) <= DETAILS else text[: DETAILS - 3] + "..."
 
 
+def _credentials(certificate: Certificate) -> grpc.ServerCredentials:
+    """The certificate, looked at anew for each connection."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        certificate.renew()
+        return grpc.ssl_server_certificate_configuration([certificate.pair()], certificate.authority())
+
+    asks = certificate.authority() is not None
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=asks)
+
+
 def mount(service: GrpcService, ingress: object) -> None:
     """Let a Serve deployment answer the service's methods, which Serve's gRPC proxy looks up by their names.
 
@@ -259,8 +289,16 @@ def _handler(name: str, behaviour: Any) -> Any:
     return grpc.unary_unary_rpc_method_handler(behaviour, read, write)
 
 
-async def serve_grpc(service: GrpcService, host: str, port: int, limits: RouterConfig) -> grpc.aio.Server:
-    """A started server at exactly `host` and `port`, which other processes of this machine may share.
+def authorization(grpc_context: Any) -> str | None:
+    """What the caller's metadata say of who it is."""
+    metadata: Iterable[tuple[str, Any]] = getattr(grpc_context, "invocation_metadata", tuple)() or ()
+    return next((str(value) for key, value in metadata if key == "authorization"), None)
+
+
+async def serve_grpc(service: GrpcService, http: HttpConfig, port: int, limits: RouterConfig) -> grpc.aio.Server:
+    """A started server at exactly the host of `http` and `port`, with its certificate.
+
+    Other processes of this machine may share the port.
 
     Its owner calls `await server.stop(grace_s)`: calls that are under way then have that long to end.
 
@@ -277,10 +315,13 @@ async def serve_grpc(service: GrpcService, host: str, port: int, limits: RouterC
     ]
     server = grpc.aio.server(options=options)
     add_to_server(service, server)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = f"[{http.host}]:{port}" if ":" in http.host else f"{http.host}:{port}"
     bound = 0
     with suppress(RuntimeError):  # raised, or 0 returned, depending on grpcio's version
-        bound = server.add_insecure_port(address)
+        if http.tls is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, _credentials(Certificate(http.tls)))
     if not bound:
         raise OSError(f"gRPC cannot listen on {address}: it is taken, or not of this machine; set another port")
     await server.start()

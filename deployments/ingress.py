@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from deployments.access import Access
 from deployments.codec import check_length
 from deployments.config import ClusterConfig
 from deployments.endpoints import VERSION_OF_PLIANT, Endpoints
@@ -36,19 +37,22 @@ class Ingress:
         secret = cluster_secret(context.app_name)
         driver = RouterDriver(config, planner, variants, context.replica_id.unique_id, secret)
         self._limits = config.router
-        self._endpoints = Endpoints(driver)
+        access = Access(config.access.tokens, 1 / config.router.replicas)
+        self._endpoints = Endpoints(driver, access)
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         house = driver.house
         slo_s = {name: application.slo_s for name, application in house.catalogue.applications.items()}
-        service = GrpcService(driver, house.manifests, config.router, driver.counters.body, VERSION_OF_PLIANT, slo_s)
+        service = GrpcService(
+            driver, house.manifests, config.router, driver.counters.body, VERSION_OF_PLIANT, slo_s, access
+        )
         self._grpc: grpc.aio.Server | None = None
         driver.ingress = await choose_ingress(config)
         if driver.ingress == "direct":
             self._listener = Listener(self._endpoints, config.http, config.router)
             await self._listener.start()
             if config.grpc.port is not None:
-                self._grpc = await serve_grpc(service, config.http.host, config.grpc.port, config.router)
+                self._grpc = await serve_grpc(service, config.http, config.grpc.port, config.router)
             driver.on_part = self._has_part
         else:
             mount(service, self)
@@ -89,8 +93,8 @@ async def choose_ingress(config: ClusterConfig) -> str:
     the very same port: then they are used.
     """
     asked = config.http.ingress
-    if asked == "direct":
-        return asked
+    if asked == "direct" or config.http.tls is not None:  # the proxies would speak without it
+        return "direct"
     proxies = (await asyncio.to_thread(serve.status)).proxies
     if asked != "auto":
         if not proxies:

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from deployments.codec import HEADER_LENGTH
 from deployments.config import HttpConfig, Manifest, RouterConfig
 from deployments.connection import Connection, Stream
-from deployments.endpoints import Endpoints
+from deployments.endpoints import AUTHORIZATION, Endpoints
 from deployments.http1 import Head, Message, response
-from deployments.protocol import Unavailable
+from deployments.protocol import Unavailable, WireError
 from deployments.tensors import size_of
+from deployments.tls import Certificate
 
 SWEEP_S = 5.0  # between two looks for connections that stand still
 BEHIND = 0.15  # of an application's deadline, for which requests may wait until they are looked at
@@ -52,6 +53,7 @@ class Listener:
         self._lingering: asyncio.TimerHandle | None = None  # where only refusals are in it, soon
         self._heads: dict[bytes, tuple[Head, int]] = {}  # by its bytes, with the whole request's size
         self._http = http
+        self._certificate = Certificate(http.tls) if http.tls is not None else None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -64,7 +66,8 @@ class Listener:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound.bind((self._http.host, self._http.port))
-            self._server = await loop.create_server(lambda: Connection(self), sock=bound, backlog=2048)
+            context = None if self._certificate is None else self._certificate.context
+            self._server = await loop.create_server(lambda: Connection(self), sock=bound, backlog=2048, ssl=context)
         except BaseException:
             bound.close()
             raise
@@ -89,6 +92,17 @@ class Listener:
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.abort()
+
+    def turns_away(self, message: Message) -> WireError | None:
+        """Why whoever asks for this inference may not, if so; other endpoints look for themselves."""
+        manifest = self.inference.get(message.target)
+        if manifest is None or not self.endpoints.access.guarded:
+            return None
+        try:
+            self.endpoints.access.admit(message.headers.get(AUTHORIZATION), manifest.name)
+        except WireError as error:
+            return error
+        return None
 
     def sheds(self, message: Message) -> bool:
         """Whether a request is refused before it is even read, but for its deadline.
@@ -185,9 +199,11 @@ class Listener:
             asyncio.get_running_loop().call_soon(self._serve)
 
     async def _sweep(self) -> None:
-        """Close connections on which nothing has moved for `http.idle_s`, half a request sent or none."""
+        """Close connections on which nothing has moved for `http.idle_s`; look for a renewed certificate."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            if self._certificate is not None:
+                self._certificate.renew()
             for connection in list(self.connections):
                 connection.idle_s += SWEEP_S
                 if connection.idle_s > self._http.idle_s and not connection.busy:

@@ -24,9 +24,12 @@ JSON = "application/json"
 
 ERRORS: Mapping[int, tuple[str, str]] = {
     400: ("The request can never be answered as it stands.", "input 'image': datatype is 'FP64'; send FP32"),
+    401: ("No token, or one that is not known, where tokens are asked for.", "the token is not known here"),
+    403: ("The token does not open this.", "this token does not open application 'digits'"),
     404: ("No such application or version is served.", "unknown application 'digit'; did you mean 'digits'?"),
     413: ("The body is larger than the router takes.", "a body of 20 MB sent, 16 MB taken"),
     422: ("No answer can meet the bound.", "min_accuracy is 90; it is a fraction, so write 0.9 for 90 %"),
+    429: ("More requests than the token allows; see Retry-After.", "more than the 50 requests/s that it allows"),
     500: ("The replica that ran the batch failed.", "application 'digits': batch failed"),
     503: ("Nothing that could answer is up, or too many wait; see Retry-After.", "'digits' has no device up yet"),
     504: ("No answer can come before the deadline any more.", "application 'digits': its deadline cannot be met"),
@@ -34,9 +37,16 @@ ERRORS: Mapping[int, tuple[str, str]] = {
 
 
 def document(
-    manifests: Mapping[str, Manifest], limits: RouterConfig, version: str, slo_s: Mapping[str, float] | None = None
+    manifests: Mapping[str, Manifest],
+    limits: RouterConfig,
+    version: str,
+    slo_s: Mapping[str, float] | None = None,
+    guarded: bool = False,
 ) -> Json:
-    """The whole document; `slo_s` are the deadlines of applications that do not keep to their manifest's."""
+    """The whole document; `slo_s` are the deadlines of applications that do not keep to their manifest's.
+
+    Where it is `guarded`, a bearer token is asked for.
+    """
     paths = _server_paths(version)
     for name, manifest in manifests.items():
         paths |= _application_paths(name, manifest, limits, (slo_s or {}).get(name, manifest.slo_s))
@@ -52,7 +62,12 @@ def document(
         "servers": [{"url": "/"}],
         "tags": [{"name": "server"}, {"name": "pliant"}, *({"name": f"model {name}"} for name in manifests)],
         "paths": paths,
-        "components": {"schemas": _schemas(), "responses": {str(code): _error(code) for code in ERRORS}},
+        "components": {
+            "schemas": _schemas(),
+            "responses": {str(code): _error(code) for code in ERRORS},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        **({"security": [{"token": []}]} if guarded else {}),
     }
 
 
@@ -80,6 +95,18 @@ def _server_paths(version: str) -> Json:
         },
         "/openapi.json": _get("openapi", "This document.", {"type": "object"}),
         "/pliant/status": _get("status", "Plan, prices, queues and devices.", {"type": "object"}, tag="pliant"),
+        "/pliant/overview": _get(
+            "overview", "Counts, plans and devices of the whole cluster.", {"type": "object"}, (503,), tag="pliant"
+        ),
+        "/metrics": {
+            "get": {
+                **_operation("metrics", "The whole cluster's metrics, as Prometheus reads them.", "pliant"),
+                "responses": {
+                    "200": {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    **_errors((503,)),
+                },
+            }
+        },
         "/pliant/policy": {
             "post": {
                 **_operation("set_policy", "Plan by another policy from now on.", "pliant"),
@@ -309,7 +336,7 @@ def _error(code: int) -> Json:
     about, example = ERRORS[code]
     content = {"schema": _ref("schemas", "Error"), "example": {"error": example}}
     response: Json = {"description": about, "content": {JSON: content}}
-    if code == 503:
+    if code in (429, 503):
         seconds = {"description": "Seconds after which to come back.", "schema": {"type": "integer", "minimum": 1}}
         response["headers"] = {"Retry-After": seconds}
     return response

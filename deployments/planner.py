@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +14,8 @@ from ray import serve
 
 from deployments.catalogue import load_house
 from deployments.config import ClusterConfig
+from deployments.memory import Memory
+from deployments.metrics import BUCKETS_S, Ledger, Planned, exposition
 from deployments.registry import DEVICE_LABEL, POOL_LABEL, deployment_name
 from deployments.reports import Gathering, Report
 from deployments.targets import write_targets
@@ -32,7 +36,8 @@ from planner.plans import Plan
 from planner.standby import solve_with_surge
 from planner.variants import Device
 
-LOOK_EVERY_S = 0.25
+KEPT_PLANS = 100  # of those before the one in force
+LOOK_EVERY_S, SETTLED_LOOK_S = 0.25, 1.0  # between two looks at the cluster; while nothing is to be changed
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,9 +58,13 @@ class Planner:
     def __init__(self, config: ClusterConfig) -> None:
         self._house = load_house(config, check_models=False)
         self._serve_application = serve.get_replica_context().app_name
-        self._controller = Controller(self._house.catalogue, self._house.settings())
+        self._memory = Memory(config.planner.state)
+        demand_rps = self._memory.demand_rps(time.time())
+        self._controller = Controller(self._house.catalogue, self._house.settings(), demand_rps)
         self._time_limit_s = config.planner.time_limit_s
         self._gathering = Gathering()
+        self._ledger = Ledger()
+        self._history: deque[dict[str, Any]] = deque(maxlen=KEPT_PLANS)
         self._owners: dict[str, str] = {}
         self._loaded: Mapping[str, frozenset[str]] = {}
         self._number = 0
@@ -76,7 +85,11 @@ class Planner:
             self._handle(
                 Reported(told.arrived, told.interval_s, told.accuracy, told.violated, told.cells, told.in_cells)
             )
-        self._divide(self._gathering.routers(now))
+        routers = self._gathering.routers(now)
+        self._ledger.take(report.router, report.counted)
+        self._ledger.keep(routers)
+        self._memory.save(self._controller.demand_rps)
+        self._divide(routers)
         return Bulletin(self._number, self._controller.plan, self._status(), self._owners)
 
     def _divide(self, routers: tuple[str, ...]) -> None:
@@ -86,6 +99,46 @@ class Planner:
         catalogue = self._house.catalogue
         applications = {name: frozenset(catalogue.units_of(name)) for name in catalogue.applications}
         self._owners = divide(loaded, pools, routers, applications, self._owners) if len(routers) > 1 else {}
+
+    async def metrics(self) -> bytes:
+        """What Prometheus scrapes, of the whole cluster."""
+        controller, plan = self._controller, self._controller.plan
+        planned = Planned(
+            demand_rps=controller.demand_rps,
+            accuracy={} if plan is None else plan.accuracy,
+            shortfall_rps={} if plan is None else plan.shortfall_rps,
+            gap=None if plan is None else plan.gap,
+            utilisation=controller.utilisation,
+            replans=controller.replans,
+            settled=controller.settled,
+            failed=len(controller.failed),
+            devices={device.name: device.pool for device in self._devices},
+            loaded=self._loaded,
+            routers=len(self._gathering.routers(time.monotonic())),
+        )
+        return exposition(self._ledger.whole(), planned)
+
+    async def overview(self) -> dict[str, Any]:
+        """What the dashboard shows: counts since the start, the plan in force, and the plans before it."""
+        plan, counted = self._controller.plan, self._ledger.whole()
+        return {
+            **self._status(),
+            "time": time.time(),
+            "name": self._house.config.name,
+            "slo_s": {name: application.slo_s for name, application in self._house.catalogue.applications.items()},
+            "routers": len(self._gathering.routers(time.monotonic())),
+            "loaded": {device: sorted(units) for device, units in self._loaded.items()},
+            "requests": [[*key, count] for key, count in counted.requests.items()],
+            "answers": [[*key, count, counted.expected[key]] for key, count in counted.answers.items()],
+            "device_busy_s": counted.device_busy_s,
+            "latency_s": {"edges": BUCKETS_S, **{name: seen.counts for name, seen in counted.latencies.items()}},
+            "queued": counted.queued,
+            "utilisation": counted.utilisation,
+            "prices": counted.prices,
+            "label_mix": counted.label_mix,
+            "plan": None if plan is None else _told(plan),
+            "history": list(self._history),
+        }
 
     async def set_policy(self, policy: str) -> None:
         """Plan by another policy from now on."""
@@ -97,7 +150,7 @@ class Planner:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self) -> None:
-        """Look at the cluster's nodes a few times a second, for as long as the planner lives."""
+        """Look at the cluster's nodes now and again, for as long as the planner lives."""
         while True:
             try:
                 nodes = await asyncio.to_thread(ray.nodes)
@@ -108,7 +161,7 @@ class Planner:
                 self._handle(Clock())
             except Exception:
                 logger.exception("planner: looking at the cluster failed; trying again")
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(SETTLED_LOOK_S if self._controller.settled else LOOK_EVERY_S)
 
     def _handle(self, event: ControllerEvent) -> None:
         for action in self._controller.handle(event, time.monotonic()):
@@ -121,6 +174,16 @@ class Planner:
                     logger.info("planner: replicas wanted %s", {name: n for name, n in by_name.items() if n})
                 case Publish():
                     self._number += 1
+                    self._remember()
+
+    def _remember(self) -> None:
+        """Keep the plan that has just been published, and why it was made."""
+        plan = self._controller.plan
+        if plan is not None:
+            gap = plan.gap if math.isfinite(plan.gap) else None
+            kept = {"time": time.time(), "why": self._why, "status": plan.status, "gap": gap, "solve_s": plan.solve_s}
+            kept |= {"accuracy": dict(plan.accuracy), "demand_rps": dict(plan.demand_rps)}
+            self._history.append({**kept, "shortfall_rps": sum(plan.shortfall_rps.values())})
 
     async def _solve(self, task: Solve) -> None:
         self._why = task.why
@@ -159,6 +222,13 @@ class Planner:
             "devices": {device.name: device.pool for device in self._devices},
             "failed": [f"{unit} on {pool}" for pool, unit in controller.failed],
         }
+
+
+def _told(plan: Plan) -> dict[str, Any]:
+    """A plan as the dashboard reads it."""
+    flows = [{"application": f.application, "unit": f.unit, "pool": f.pool, "rate_rps": f.rate_rps} for f in plan.flows]
+    accuracy, shortfall_rps = dict(plan.accuracy), dict(plan.shortfall_rps)
+    return {"flows": flows, "accuracy": accuracy, "shortfall_rps": shortfall_rps, "status": plan.status}
 
 
 def devices_of(nodes: list[dict[str, Any]], pools: Mapping[str, Any]) -> tuple[Device, ...]:

@@ -5,11 +5,13 @@ Bytes are read and written in `deployments.codec`, gRPC's messages in `deploymen
     WireError
       BadRequest          400   BadJson BadHeader BadEncoding BadName BadShape BadDatatype BadSize BadValue
                                 EmptyBatch TooManySamples NotOffered
+      Unauthorised        401
+      Forbidden           403
       UnknownApplication  404   UnknownVersion
       BodyTooLarge        413
       ImpossibleBound     422
       ReplicaFailed       500
-      Unavailable         503   QueueFull (Retry-After)
+      Unavailable         503   QueueFull (Retry-After), RateExceeded (429, Retry-After)
       DeadlineUnmet       504
 """
 
@@ -110,6 +112,23 @@ class NotOffered(BadRequest):
     """A call of the protocol that does not fit this server: loading models is the planner's work."""
 
 
+class Unauthorised(WireError):  # noqa: N818  # as BadRequest
+    """No token, or one that is not known."""
+
+    status = 401
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With what HTTP asks of a 401."""
+        return {**super().headers, "www-authenticate": 'Bearer realm="pliant"'}
+
+
+class Forbidden(WireError):  # noqa: N818  # as BadRequest
+    """The token does not open this."""
+
+    status = 403
+
+
 class UnknownApplication(WireError):  # noqa: N818  # as BadRequest
     """No such application is served."""
 
@@ -146,6 +165,12 @@ class Unavailable(WireError):  # noqa: N818  # as BadRequest
 
 class QueueFull(Unavailable):
     """More requests wait than the router holds; `retry_after_s` says when to come back."""
+
+
+class RateExceeded(QueueFull):
+    """More requests than the token allows."""
+
+    status = 429
 
 
 class DeadlineUnmet(WireError):  # noqa: N818  # as BadRequest

@@ -1,7 +1,9 @@
 """What routers tell the planner, and how the reports of several become one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from deployments.metrics import Counted
 
 SILENT_S = 3.0  # after which a router that does not report counts as gone
 WAIT_S = 1.0  # for reports of all, before those that are there are told without the others
@@ -19,6 +21,7 @@ class Report:
     violated: Mapping[str, int]  # by application: late, or refused for lack of time or room
     cells: Mapping[str, tuple[int, ...]]  # by application: arrivals [cell]
     in_cells: Mapping[str, tuple[float, ...]]  # by option: accuracy [cell]
+    counted: Counted = field(default_factory=Counted)  # since the router began
 
 
 class Gathering:

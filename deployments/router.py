@@ -5,7 +5,8 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from deployments.counters import Statistics
 from deployments.flights import Flight, Flights
 from deployments.journal import Journalled, scene_key
 from deployments.looks import Looks
+from deployments.metrics import Counted
 from deployments.planner import Bulletin
 from deployments.protocol import (
     DeadlineUnmet,
@@ -48,6 +50,7 @@ from planner.events import (
     Failed,
     Finished,
     PlanChanged,
+    Refusal,
     Reject,
     Request,
     Run,
@@ -103,6 +106,7 @@ class RouterDriver:
             self._decider = Journalled(self._machine, journal, scene_key(catalogue, limits))
         self._looks = Looks(self.house)
         self.counters = Statistics(catalogue.applications, catalogue.units, time.time() - time.monotonic())
+        self._counted = Counted()
         self._options = {
             name: {option.name: i for i, option in enumerate(options)} for name, options in catalogue.options.items()
         }
@@ -185,6 +189,7 @@ class RouterDriver:
 
     def count_shed(self, application: str, samples: int) -> None:
         """A request has been refused unseen."""
+        self._counted.request(application, "shed")
         self._unheard[application] = self._unheard.get(application, 0) + samples
         self.counters.applications[application].failed(0.0)
 
@@ -212,8 +217,15 @@ class RouterDriver:
         now = time.monotonic()
         answered = ticket.answer(now, given, self.house.config.pools)
         self.counters.applications[ticket.application].answered(len(given), now - ticket.requests[0].arrived, now)
+        self._count(ticket, answered, now)
         self._looks.answered(ticket.application, ticket.seen, given, answered.scores.argmax(axis=1).tolist())
         ticket.done(answered)
+
+    def _count(self, ticket: Ticket, answered: Answered, now: float) -> None:
+        first = ticket.requests[0]
+        self._counted.answered(ticket.application, answered.served.deadline_met, now - first.arrived)
+        for expected, (variant, pool, _) in ticket.parts():
+            self._counted.sample(ticket.application, variant, pool, expected)
 
     # -- the machine ----------------------------------------------------------------------------------------------
 
@@ -238,7 +250,7 @@ class RouterDriver:
                     self._settle(request, action, None)
                 case Reject(request, kind, reason):
                     text = f"application '{request.application}': {reason}"
-                    self._refuse(request, ERRORS[kind](text, RETRY_AFTER_S.get(kind)))
+                    self._refuse(request, kind, ERRORS[kind](text, RETRY_AFTER_S.get(kind)))
                 case WakeAt(instant):
                     self._wake_at(instant)
 
@@ -247,7 +259,7 @@ class RouterDriver:
         if found is not None and found[0].settle(found[1], outcome, row):
             self._finish(found[0])
 
-    def _refuse(self, request: Request, error: WireError) -> None:
+    def _refuse(self, request: Request, kind: Refusal, error: WireError) -> None:
         found = self._waiting.pop(request.id, None)
         if found is not None:
             ticket, _ = found
@@ -256,6 +268,7 @@ class RouterDriver:
             if not ticket.failed:
                 ticket.failed = True
                 self.counters.applications[ticket.application].failed(time.monotonic() - request.arrived)
+                self._counted.request(ticket.application, kind)
                 ticket.done(error)
 
     def _wake_at(self, instant: float) -> None:
@@ -293,6 +306,7 @@ class RouterDriver:
         else:
             queued_s = sum([flight.sent - request.arrived for request in run.requests])
             self.counters.ran(run.unit, len(run.requests), queued_s, busy_s)
+            self._counted.ran(run.unit, flight.pool, run.device, len(run.requests), busy_s)
             self._handle(Finished(run.device, run.batch), result)
         if flight.doubts:
             self._replicas_changed()
@@ -384,6 +398,7 @@ class RouterDriver:
             {name: count.violated for name, count in counts.items()},
             self._looks.take_cells(),
             in_cells,
+            self._counted_now(),
         )
         try:
             bulletin = await asyncio.wait_for(self._planner.report.remote(report), PLANNER_S)
@@ -397,10 +412,32 @@ class RouterDriver:
             self._replicas_changed()
             self.on_part(self.name in bulletin.owners.values() or not bulletin.owners)
 
+    def _counted_now(self) -> Counted:
+        return replace(
+            self._counted,
+            queued=self._machine.queued,
+            utilisation=self._machine.prices.utilisation,
+            prices=self._machine.device_prices,
+            label_mix=self._looks.mix(),
+        )
+
+    async def metrics(self) -> bytes:
+        """What Prometheus scrapes, of the whole cluster; Unavailable where the planner does not answer."""
+        text: bytes = await self._ask_planner(self._planner.metrics.remote())
+        return text
+
+    async def overview(self) -> dict[str, Any]:
+        """What the dashboard shows, of the whole cluster; Unavailable as `metrics`."""
+        found: dict[str, Any] = await self._ask_planner(self._planner.overview.remote())
+        return found
+
     async def set_policy(self, policy: str) -> None:
-        """Pass on to the planner; Unavailable where it does not answer."""
+        """Pass on to the planner; Unavailable as `metrics`."""
+        await self._ask_planner(self._planner.set_policy.remote(policy))
+
+    async def _ask_planner(self, answer: Awaitable[Any]) -> Any:
         try:
-            await asyncio.wait_for(self._planner.set_policy.remote(policy), PLANNER_S)
+            return await asyncio.wait_for(answer, PLANNER_S)
         except Exception as error:
             raise Unavailable(f"the planner does not answer ({_brief(error)}); the plan in force goes on") from error
 

@@ -1,6 +1,6 @@
 """One client's request on its way: its samples are requests of their own to the router machine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Ticket:
     done: Done
     outcomes: list[Outcome | None] = field(default_factory=list)  # [sample]
     rows: list[NDArray[Any] | None] = field(default_factory=list)  # [sample], scores [class]
+    expected: Sequence[float] = ()  # [sample], accuracy of what answered it, once all are answered
     open: int = 0  # samples without an outcome yet
     failed: bool = False  # one of them got an error, and the client has it
 
@@ -65,7 +66,7 @@ class Ticket:
         first = self.requests[0]
         parts = [_part(outcome) for outcome in self.outcomes]
         variant, pool, device = parts[0] if len(parts) == 1 else map(_joined, zip(*parts, strict=True))
-        expected = [
+        self.expected = expected = [
             r.accuracy[option] if option >= 0 else r.peek or 0.0 for r, option in zip(self.requests, given, strict=True)
         ]
         emulated = any(p in pools and pools[p].emulated is not None for _, p, _ in parts)
@@ -81,6 +82,10 @@ class Ticket:
         rows: list[Any] = self.rows
         scores = rows[0][None] if len(rows) == 1 else np.stack(rows)
         return Answered(scores, served)
+
+    def parts(self) -> Iterator[tuple[float, tuple[str, str, str]]]:
+        """Of each sample, once all are answered: the accuracy expected of it, and variant, pool and device."""
+        yield from zip(self.expected, map(_part, self.outcomes), strict=True)
 
 
 def _part(outcome: Outcome | None) -> tuple[str, str, str]:

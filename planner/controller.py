@@ -119,11 +119,15 @@ ControllerAction = Solve | Scale | Publish
 class Controller:
     """Decides when to solve, what of a solution to apply, and which replicas to ask for (docs/architecture.md)."""
 
-    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
+    def __init__(self, catalogue: Catalogue, settings: Settings, demand_rps: Mapping[str, float] | None = None) -> None:
+        """`demand_rps` is believed until something is reported: what it was before a restart."""
         self._catalogue = catalogue
         self._settings = settings
         self._policy = self._planned_by = settings.policy
         self._demand = {name: Demand() for name in catalogue.applications}
+        for name, rate_rps in (demand_rps or {}).items():
+            if name in self._demand:
+                self._demand[name].begin(rate_rps)
         self._headroom = Headroom(settings.utilisation, settings.violations)
         self._accuracy = dict(catalogue.accuracy)
         self._in_cells = dict(catalogue.in_cells)

@@ -28,6 +28,12 @@ class Demand:
         self._told_s = 0.0
         self._rising_s = 0.0  # for how long yet a rise is likely to go on
 
+    def begin(self, rate_rps: float) -> None:
+        """Believe this until something is told; ValueError where it is no rate."""
+        if not 0 <= rate_rps < inf:
+            raise ValueError(f"{rate_rps} is no rate")
+        self._mean = rate_rps
+
     @property
     def rate_rps(self) -> float:
         """The demand to plan for; 0 before anything was told."""

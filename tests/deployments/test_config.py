@@ -7,12 +7,16 @@ import pytest
 import yaml
 
 from deployments.config import (
+    AccessConfig,
     ApplicationConfig,
     ClusterConfig,
     ConfigError,
     Emulation,
+    HttpConfig,
     PeekConfig,
+    PlannerConfig,
     PoolConfig,
+    TlsConfig,
     load_config,
     load_manifest,
     peek_models,
@@ -39,8 +43,26 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         applications={"toy": ApplicationConfig(0.1, variants=("a", "b"))},
         models=str(tmp_path / "m"),
         profiles=str(tmp_path / "p"),
+        planner=PlannerConfig(state=str(tmp_path / "s.json")),
+        http=HttpConfig(tls=TlsConfig(str(tmp_path / "c.pem"), str(tmp_path / "k.pem"))),
+        access=AccessConfig(str(tmp_path / "tokens.yaml")),
     )
     assert load_config(written(tmp_path, yaml.safe_dump(asdict(config)))) == config
+
+
+def test_files_are_found_beside_the_configuration(tmp_path: Path) -> None:
+    text = "pools: {edge: {}}\napplications: {a: {}}\nhttp: {tls: {cert: c.pem, key: k.pem, clients: ca.pem}}\n"
+    config = load_config(written(tmp_path, text + "access: {tokens: tokens.yaml}"))
+    tls = [str(tmp_path / name) for name in ("c.pem", "k.pem", "ca.pem")]
+    assert config.http.tls == TlsConfig(*tls)
+    assert config.access.tokens == str(tmp_path / "tokens.yaml")
+    assert config.planner.state == str(tmp_path / "state.json")
+
+
+def test_tls_is_the_listeners_own(tmp_path: Path) -> None:
+    text = "pools: {edge: {}}\napplications: {a: {}}\nhttp: {ingress: proxy, tls: {cert: c.pem, key: k.pem}}"
+    with pytest.raises(ConfigError, match="ingress: proxy"):
+        load_config(written(tmp_path, text))
 
 
 def test_a_peek_is_a_word_or_a_model_beside_the_file(tmp_path: Path) -> None:

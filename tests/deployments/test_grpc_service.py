@@ -16,7 +16,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from deployments import protocol
-from deployments.config import Manifest, RouterConfig, TensorSpec
+from deployments.config import HttpConfig, Manifest, RouterConfig, TensorSpec
 from deployments.counters import Statistics
 from deployments.grpc_service import CODES, METHODS, STREAM_DEPTH, GrpcService, add_to_server, mount, serve_grpc
 from deployments.oip import open_inference_pb2 as pb
@@ -90,7 +90,7 @@ def service_of(router: FakeRouter) -> GrpcService:
 @asynccontextmanager
 async def serving(router: FakeRouter) -> AsyncIterator[str]:
     reserved, port = free_port()
-    server = await serve_grpc(service_of(router), "127.0.0.1", port, LIMITS)
+    server = await serve_grpc(service_of(router), HttpConfig(), port, LIMITS)
     try:
         yield f"127.0.0.1:{port}"
     finally:
@@ -380,7 +380,7 @@ def test_routers_of_one_machine_share_the_port_and_others_are_told() -> None:
     async def main() -> None:
         reserved, port = free_port()
         service = service_of(FakeRouter())
-        servers = [await serve_grpc(service, "127.0.0.1", port, LIMITS) for _ in range(2)]
+        servers = [await serve_grpc(service, HttpConfig(), port, LIMITS) for _ in range(2)]
         for server in servers:
             await server.stop(0)
         reserved.close()
@@ -388,7 +388,7 @@ def test_routers_of_one_machine_share_the_port_and_others_are_told() -> None:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             with pytest.raises(OSError, match="it is taken"):
-                await serve_grpc(service, "127.0.0.1", taken.getsockname()[1], LIMITS)
+                await serve_grpc(service, HttpConfig(), taken.getsockname()[1], LIMITS)
 
     asyncio.run(main())
 

@@ -5,11 +5,13 @@ import gzip
 import itertools
 import logging
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Self
 
@@ -18,14 +20,17 @@ import numpy as np
 import orjson
 import psutil
 import pytest
+import trustme
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.tokens import add_token
 from deployments import connection
 from deployments import listener as module
+from deployments.access import Access
 from deployments.codec import decode_response, encode_request
-from deployments.config import HttpConfig, Manifest, RouterConfig, TensorSpec
+from deployments.config import ConfigError, HttpConfig, Manifest, RouterConfig, TensorSpec, TlsConfig
 from deployments.connection import MOST_HEADER_BYTES, WAITING
 from deployments.counters import Statistics
 from deployments.endpoints import Endpoints
@@ -214,13 +219,19 @@ class Place:
 
 
 @asynccontextmanager
-async def place(idle_s: float = 75.0, port: int = 0, max_connections: int = 100) -> AsyncIterator[Place]:
+async def place(
+    idle_s: float = 75.0,
+    port: int = 0,
+    max_connections: int = 100,
+    tls: TlsConfig | None = None,
+    access: Access | None = None,
+) -> AsyncIterator[Place]:
     """Nothing may go wrong on the event loop unnoticed."""
     troubles: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
     driver = Driver()
-    http = HttpConfig(port=port, idle_s=idle_s, max_connections=max_connections)
-    listener = Listener(Endpoints(driver), http, LIMITS)  # type: ignore[arg-type]
+    http = HttpConfig(port=port, idle_s=idle_s, max_connections=max_connections, tls=tls)
+    listener = Listener(Endpoints(driver, access), http, LIMITS)  # type: ignore[arg-type]
     await listener.start()
     try:
         yield Place(driver, listener, port_of(listener))
@@ -367,6 +378,133 @@ def test_answers_are_dated(run: Run) -> None:
         async with place() as here:
             answer = await (await (await here.connect()).send(GET)).answer()
             assert abs(parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()) < 5
+
+    run(ask())
+
+
+# -- who may ask ------------------------------------------------------------------------------------------------------
+
+
+def test_only_those_with_a_token_are_answered_and_others_do_not_count(run: Run, tmp_path: Path) -> None:
+    good = f"Bearer {add_token(tmp_path / 'tokens.yaml', {'name': 'a', 'applications': ('animals',)})}"
+
+    async def ask() -> None:
+        async with place(access=Access(str(tmp_path / "tokens.yaml"))) as here:
+            client = await here.connect()
+            here.driver.shedding = 1000.0
+            for headers, status in (({}, 401), ({"authorization": "Bearer x"}, 401), ({"authorization": good}, 503)):
+                for _ in range(2):  # the second time its head is known
+                    answer = await (await client.send(infer(**headers))).answer()
+                    assert answer.status == status
+            assert len(here.driver.shed_samples) == 2, "strangers are no demand"
+            here.driver.shedding = -1.0
+            answer = await (await client.send(infer(authorization=good))).answer()
+            assert scores_of(answer) == SCORES
+            async with here.http() as http:
+                for path in ("/v2/health/live", "/v2/health/ready", "/livez", "/readyz"):
+                    assert (await http.get(path)).status_code == 200
+                for path in ("/v2", "/v2/models/animals", "/pliant/status", "/openapi.json", "/v2/models/stats"):
+                    assert (await http.get(path)).status_code == 401
+                    assert (await http.get(path, headers={"authorization": good})).status_code == 200
+                policy = await http.post(
+                    "/pliant/policy", content='{"policy": "best"}', headers={"authorization": good}
+                )
+                assert policy.status_code == 403
+            assert not here.driver.policies
+
+    run(ask())
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def certified(authority: trustme.CA, directory: Path, clients: bool = False) -> TlsConfig:
+    """Files of a certificate for 127.0.0.1."""
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(directory / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    ca = str(directory / "ca.pem")
+    return TlsConfig(str(directory / "cert.pem"), str(directory / "key.pem"), ca if clients else None)
+
+
+def test_over_tls_everything_is_as_without(run: Run, authority: trustme.CA, tmp_path: Path) -> None:
+    tls = certified(authority, tmp_path)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def ask() -> None:
+        async with place(tls=tls) as here:
+            client = await here.connect(ssl=trusting)
+            for _ in range(2):
+                assert scores_of(await (await client.send(infer())).answer()) == SCORES
+            large = np.zeros((2000, 2, 3), np.float32)
+            assert (await (await client.send(infer(x=large))).answer()).status in (200, 400)
+            client = await here.connect(ssl=trusting)
+            answer = await (await client.send(b"GET / HTTP/1.1\r\nx: " + b"y" * MOST_HEADER_BYTES)).answer()
+            assert answer.status == 431
+            plain = await here.connect()
+            await plain.send(GET)
+            assert b"HTTP/1.1 200" not in await plain.reader.read()
+
+    run(ask())
+
+
+def test_a_renewed_certificate_is_shown_to_those_who_come_then(
+    run: Run, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SWEEP_S", 0.01)
+    tls = certified(authority, tmp_path)
+
+    async def shown(here: Place) -> bytes:
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        client = await here.connect(ssl=trusting)
+        certificate = client.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        client.writer.close()
+        return bytes(certificate)
+
+    async def ask() -> None:
+        async with place(tls=tls) as here:
+            before = await shown(here)
+            (tmp_path / "cert.pem").write_text("nonsense")
+            await asyncio.sleep(0.1)
+            assert await shown(here) == before, "what cannot be read changes nothing"
+            certified(authority, tmp_path)
+            async with asyncio.timeout(SOON_S):
+                while await shown(here) == before:
+                    await asyncio.sleep(0.02)
+
+    run(ask())
+
+
+def test_clients_may_have_to_show_a_certificate(run: Run, authority: trustme.CA, tmp_path: Path) -> None:
+    tls = certified(authority, tmp_path, clients=True)
+    nobody, somebody = ssl.create_default_context(), ssl.create_default_context()
+    for context in (nobody, somebody):
+        authority.configure_trust(context)
+    authority.issue_cert("client@example.org").configure_cert(somebody)
+
+    async def ask() -> None:
+        async with place(tls=tls) as here:
+            client = await here.connect(ssl=somebody)
+            assert scores_of(await (await client.send(infer())).answer()) == SCORES
+            with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+                await (await (await here.connect(ssl=nobody)).send(infer())).answer()
+
+    run(ask())
+
+
+def test_a_certificate_that_is_none_is_refused_at_the_start(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("nonsense")
+
+    async def ask() -> None:
+        for tls in (TlsConfig(str(tmp_path / "cert.pem"), "/nowhere/key.pem"), TlsConfig("/nowhere/c.pem", "/k")):
+            with pytest.raises(ConfigError, match="http: tls"):
+                async with place(tls=tls):
+                    pass
 
     run(ask())
 

@@ -12,7 +12,7 @@ from deployments.codec import decode_request, encode_request, encode_response
 from deployments.config import DATATYPES, Manifest, RouterConfig, TensorSpec
 from deployments.counters import Statistics, repository_index
 from deployments.openapi import JSON, document
-from deployments.protocol import InferRequest, Served, WireError
+from deployments.protocol import InferRequest, RateExceeded, Served, WireError
 
 CLASSES = tuple(f"class {i}" for i in range(3))
 ANIMALS = Manifest(TensorSpec("image", (2, 3)), TensorSpec("scores", (3,)), CLASSES, slo_s=0.1, name="animals")
@@ -46,7 +46,7 @@ def test_it_is_openapi_and_json() -> None:
 
 def test_every_endpoint_is_in_it() -> None:
     plain = {"/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index"}
-    plain |= {"/livez", "/readyz", "/openapi.json", "/pliant/status", "/pliant/policy"}
+    plain |= {"/livez", "/readyz", "/openapi.json", "/pliant/status", "/pliant/policy", "/pliant/overview", "/metrics"}
     models = {
         f"/v2/models/{name}{version}{rest}"
         for name in ("animals", "a%20b%2F%7Bc%7D")
@@ -142,5 +142,5 @@ def test_the_clusters_slo_is_the_default_deadline() -> None:
 
 def test_every_error_of_inference_is_described() -> None:
     codes = set(operation("/v2/models/animals/infer", "post")["responses"])
-    assert codes == {"200", *(str(kind.status) for kind in WireError.__subclasses__())}
+    assert codes == {"200", *(str(kind.status) for kind in (*WireError.__subclasses__(), RateExceeded))}
     assert "Retry-After" in DOCUMENT["components"]["responses"]["503"]["headers"]
