@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
+import httpx
 import numpy as np
 import psutil
 import yaml
@@ -71,9 +72,10 @@ class Scene:
             ray.kill(ray.get_actor(name, namespace="serve"), no_restart=False)
 
     def busiest(self) -> str:
-        """The device of the small pool's siblings that holds the most."""
-        loaded = launcher.status(self.config)["loaded"]
-        return max((device for device in loaded if device.startswith("edge")), key=lambda device: len(loaded[device]))
+        """The device of the larger pool that has worked the most."""
+        overview = httpx.get(f"{launcher.base_url(self.config)}/pliant/overview", timeout=5.0).json()
+        busy_s = overview["device_busy_s"]
+        return max((d for d in overview["loaded"] if d.startswith("edge")), key=lambda d: busy_s.get(d, 0.0))
 
     def processes(self, device: str) -> list[psutil.Process]:
         """All processes of a device's node."""
