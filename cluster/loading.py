@@ -81,23 +81,28 @@ def loaded(config: ClusterConfig, asked: Mapping[str, Any], console: Console) ->
         return workload_of(Load(scaled, seconds, asked["seed"], asked["shape"], asked["cv"], asked["trace"]), targets)
 
     check_listens(address)
+    begun, length_s = time.monotonic(), order.seconds + warm_up_s
     if sweep is not None:
-        length_s = order.seconds + warm_up_s
         steps = run_sweep(order, rates_of(sweep), lambda rate_rps: draw(rate_rps, length_s), targets, console)
+        length_s = 0.0  # of all rates; how far it came, the steps say
         found = Loaded(joined(steps), f"sweep {sweep}", order.seconds, steps)
     elif closed is not None:
         workload = draw(DRAWN / 10, 10.0)
         outcomes = run_closed(order, closed, workload, targets, console)
         found = Loaded(outcomes, f"closed loop, {closed} connections", order.seconds)
     else:
-        workload = read_workload(given) if given else draw(total, order.seconds + warm_up_s)
+        workload = read_workload(given) if given else draw(total, length_s)
+        length_s = float(workload.instant[-1]) if len(workload) else 0.0  # it lasts until the last is sent
         name = given.stem if given else asked["trace"].stem if asked["trace"] else f"{asked['shape']} load"
         found = Loaded(run_load(order, workload, targets, name, console), name, order.seconds)
-    return ended(found)
+    lasted_s = time.monotonic() - begun
+    return ended(found, lasted_s - warm_up_s if lasted_s < length_s else None)
 
 
-def ended(found: Loaded) -> Loaded:
+def ended(found: Loaded, after_s: float | None = None) -> Loaded:
     """The load without what was under way when it was interrupted, and as long as it really was.
+
+    `after_s` is when it was interrupted, if that is known.
 
     Raises:
         KeyboardInterrupt: nothing came back before.
@@ -105,9 +110,9 @@ def ended(found: Loaded) -> Loaded:
     cut = found.outcomes.error == INTERRUPTED
     if not len(found.outcomes) or cut.all():
         raise KeyboardInterrupt
-    if not cut.any():
+    if after_s is None and not cut.any():
         return found
-    seconds = min(found.seconds, float(found.outcomes.intended[cut].max()))
+    seconds = min(found.seconds, float(found.outcomes.intended[cut].max()) if after_s is None else max(after_s, 0.0))
     return dataclasses.replace(found, outcomes=found.outcomes.where(~cut), seconds=seconds, interrupted=True)
 
 

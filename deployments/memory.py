@@ -37,9 +37,9 @@ class Memory:
             return {}
         return {name: rate for name, rate in demand.items() if 0 < rate < float("inf")} if recent else {}
 
-    def save(self, demand_rps: Mapping[str, float], at_once: bool = False) -> None:
+    def save(self, demand_rps: Mapping[str, float]) -> None:
         """Remember this, if the last time is a while ago."""
-        if self._path is None or (not at_once and time.monotonic() - self._saved_at < SAVE_EVERY_S):
+        if self._path is None or time.monotonic() - self._saved_at < SAVE_EVERY_S:
             return
         self._saved_at = time.monotonic()
         text = json.dumps({"saved": time.time(), "demand_rps": dict(demand_rps)})

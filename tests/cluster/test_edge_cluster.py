@@ -26,6 +26,7 @@ def test_ray_takes_the_file(name: str) -> None:
         config["auth"]["ssh_private_key"] = "/dev/null"
     prepared = prepare_config(config)
     validate_config(prepared)
+    assert prepared["head_node_type"] in prepared["available_node_types"]
 
 
 def test_every_box_tells_its_pool_and_its_memory() -> None:

@@ -220,6 +220,8 @@ def test_after_ctrl_c_rates_are_of_the_time_that_passed_and_what_was_under_way_i
     assert found.seconds == pytest.approx(1.1)
     with pytest.raises(KeyboardInterrupt):
         ended(Loaded(cut, "load", 30.0))
+    idle = ended(Loaded(done, "load", 30.0), 5.0)  # nothing was under way at that moment
+    assert (idle.interrupted, idle.seconds, len(idle.outcomes)) == (True, 5.0, 100)
     whole = Loaded(done, "load", 30.0)
     assert ended(whole) is whole
 

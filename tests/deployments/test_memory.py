@@ -43,10 +43,13 @@ def test_a_broken_file_is_warned_of(tmp_path: Path, text: str, caplog: pytest.Lo
     assert "cannot be read" in caplog.text
 
 
-def test_a_place_that_cannot_be_written_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_place_that_cannot_be_written_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
     memory = Memory(str(tmp_path / "nowhere" / "state.json"))
-    memory.save({"a": 1.0}, at_once=True)
-    memory.save({"a": 1.0}, at_once=True)
+    memory.save({"a": 1.0})
+    memory.save({"a": 1.0})
     assert caplog.text.count("nothing can be remembered") == 1
     assert Memory(None).demand_rps(0.0) == {}
     Memory(None).save({"a": 1.0})
