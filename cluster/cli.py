@@ -1,5 +1,6 @@
 """The `pliant` command: each subcommand parses, calls and prints."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def load(config: Path, out: Path, png: Path | None, **asked: Any) -> None:
     found = loaded(load_config(config), asked, console)
     save(found, out, png, console)
     if found.interrupted:
-        raise click.exceptions.Exit(130)
+        sys.exit(130)
     if not found.outcomes.was_answered.any():
         raise click.ClickException("nothing was answered")
 
