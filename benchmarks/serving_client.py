@@ -1,4 +1,4 @@
-"""One server's client: samples as bytes, loads, and what came of them. The engine is `cluster/engine.py`."""
+"""One server's client: samples as bytes, loads, and what came of them. The engine is `cluster/engine/`."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.forms import Floats, Form, Model
-from cluster.engine import OK, Answer, Closed, Load, Open, Requests, Sent, Server, http_request, send_grpc, send_http
+from cluster.engine.load import OK, Answer, Closed, Load, Open, Requests, Sent, Server
+from cluster.engine.send import http_request, send_grpc, send_http
 
 HOST = "127.0.0.1"
 CONNECTIONS = 64  # of a closed loop

@@ -13,7 +13,7 @@ from benchmarks.peers.process import Serving
 from benchmarks.serving_client import CONNECTIONS, Came, Client
 from benchmarks.serving_model import samples, session
 from benchmarks.serving_search import highest_rate
-from cluster.engine import OK
+from cluster.engine.load import OK
 
 LIMIT_S = 0.1  # of the 99th percentile, and what is in time under overload
 LOW_RPS = 300.0

@@ -45,7 +45,7 @@ from benchmarks.serving_client import CONNECTIONS, HOST, Client
 from benchmarks.serving_model import APPLICATION, bench_model, samples
 from benchmarks.serving_report import machine
 from benchmarks.serving_visit import Visit, up
-from cluster.engine import OK
+from cluster.engine.load import OK
 from cluster.picture import FAINT, INK, STYLE
 
 OURS = "pliant"

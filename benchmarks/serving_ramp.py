@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.forms import Floats, Model
 from benchmarks.serving_client import MOST_CONNECTIONS, Client, poisson
-from cluster.engine import ERROR, OK, Answer, Open
-from cluster.engine import by_status as verdicts
+from cluster.engine.load import ERROR, OK, Answer, Open
+from cluster.engine.load import by_status as verdicts
 from deployments.config import load_manifest
 from profiling.accuracy import load_samples
 

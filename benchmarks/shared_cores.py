@@ -41,7 +41,8 @@ from benchmarks.serving_client import MOST_CONNECTIONS, Came, Client, poisson
 from benchmarks.serving_measures import LIMIT_S
 from benchmarks.serving_model import bench_model, samples
 from benchmarks.serving_report import machine
-from cluster.engine import OK, Open, Requests, Server, send_http
+from cluster.engine.load import OK, Open, Requests, Server
+from cluster.engine.send import send_http
 
 PORT = 8171
 REFUSER_PORT = 8172

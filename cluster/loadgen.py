@@ -18,20 +18,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from cluster.engine import (
-    CONNECTIONS,
-    REFUSALS,
-    Answer,
-    Closed,
-    End,
-    Load,
-    Open,
-    Requests,
-    Server,
-    http_request,
-    send_grpc,
-    send_http,
-)
+from cluster.engine.load import CONNECTIONS, REFUSALS, Answer, Closed, End, Load, Open, Requests, Server
+from cluster.engine.send import http_request, send_grpc, send_http
 from cluster.outcomes import Outcome, Outcomes, Status
 from cluster.workload import Workload
 from deployments.client import decode_message, encode_message

@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.markup import escape
 
 from cluster import launcher
-from cluster.engine import CONNECTIONS, INTERRUPTED, Closed
+from cluster.engine.load import CONNECTIONS, Closed
+from cluster.engine.run import INTERRUPTED
 from cluster.loadgen import Address, LoadError, Target, send_closed, send_load
 from cluster.metrics import keeps_slo, summarise
 from cluster.outcomes import Outcomes

@@ -13,22 +13,9 @@ import grpc
 import numpy as np
 import pytest
 
-from cluster.engine import (
-    ERROR,
-    OK,
-    REFUSED,
-    Answer,
-    Closed,
-    End,
-    Open,
-    Requests,
-    Server,
-    by_status,
-    http_request,
-    read_head,
-    send_grpc,
-    send_http,
-)
+from cluster.engine.http import read_head
+from cluster.engine.load import ERROR, OK, REFUSED, Answer, Closed, End, Open, Requests, Server, by_status
+from cluster.engine.send import http_request, send_grpc, send_http
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 PLAIN = b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 2\r\nCONTENT-length:  5\r\n\r\nhello"
@@ -291,7 +278,8 @@ def test_nothing_to_send_and_arrays_that_do_not_fit() -> None:
 def test_ctrl_c_returns_what_there_is() -> None:
     program = (
         "import sys, numpy as np\n"
-        "from cluster.engine import *\n"
+        "from cluster.engine.load import *\n"
+        "from cluster.engine.send import *\n"
         "raw = [http_request('POST', 'here', '/x', {}, b'abc')]\n"
         "sent = send_http(Server('127.0.0.1', int(sys.argv[1])), Requests(raw), Open(np.arange(10_000) / 100))\n"
         "print(len(sent), (sent.verdict == OK).sum(), sent.errors)\n"

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from cluster.engine import Closed
+from cluster.engine.load import Closed
 from cluster.loadgen import Address, LoadError, Target, send_closed, send_load
 from cluster.outcomes import Outcome, Outcomes, OutcomesError
 from cluster.workload import Workload

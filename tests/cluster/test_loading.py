@@ -14,7 +14,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from cluster.cli import main
-from cluster.engine import INTERRUPTED
+from cluster.engine.run import INTERRUPTED
 from cluster.loadgen import Target
 from cluster.loading import Loaded, counted, ended, highest, joined, rates_of, workload_of
 from cluster.outcomes import Outcome, Outcomes, Status
