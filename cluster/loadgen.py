@@ -22,9 +22,9 @@ from cluster.engine.load import CONNECTIONS, REFUSALS, Answer, Closed, End, Load
 from cluster.engine.send import http_request, send_grpc, send_http
 from cluster.outcomes import Outcome, Outcomes, Status
 from cluster.workload import Workload
-from deployments.client import decode_message, encode_message
 from deployments.codec import decode_response, encode_request
 from deployments.config import Manifest
+from deployments.dialects import decode_message, encode_message
 from deployments.protocol import LABEL, InferRequest, InferResponse, Output, WireError
 
 PORTS = {"http": 8000, "https": 443, "grpc": 8001, "grpcs": 443}

@@ -13,75 +13,35 @@ Nothing else is tried again. Neither Ray nor torch is imported.
 import asyncio
 import dataclasses
 import random
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
-from urllib.parse import quote, urlsplit
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 import orjson
 from numpy.typing import ArrayLike, NDArray
 
-from deployments.codec import decode_response, encode_request
 from deployments.config import DATATYPES, Manifest, TensorSpec
+from deployments.dialects import Asked, Dialect, Got, Grpc, Rest, checked
 from deployments.protocol import (
     LABEL,
-    BadRequest,
     BadShape,
-    BodyTooLarge,
     DeadlineUnmet,
-    Forbidden,
-    ImpossibleBound,
     InferRequest,
-    InferResponse,
-    NotOffered,
     Output,
-    QueueFull,
-    ReplicaFailed,
-    Unauthorised,
     Unavailable,
-    UnknownApplication,
     WireError,
 )
+from deployments.wires import AsyncGrpcWire, AsyncHttpWire, GrpcWire, HttpWire, Place
 
 TIMEOUT_S = 30.0  # of a call without a deadline
 GRACE_S = 1.0  # beyond the deadline, so that the server's own word arrives, or a late answer
 TRIES = 6
 FIRST_S, LONGEST_S = 0.02, 1.0  # of the waits between tries, doubled each time
-SERVICE = "/inference.GRPCInferenceService/"
 PORTS = {"grpc": 8001, "grpcs": 443}
-
-BY_STATUS: Mapping[int, type[WireError]] = {
-    400: BadRequest,
-    404: UnknownApplication,
-    413: BodyTooLarge,
-    422: ImpossibleBound,
-    401: Unauthorised,
-    403: Forbidden,
-    429: QueueFull,
-    500: ReplicaFailed,
-    501: NotOffered,
-    503: Unavailable,
-    504: DeadlineUnmet,
-}
-STATUS_OF_CODE = {  # gRPC's codes as the HTTP statuses that mean the same
-    "INVALID_ARGUMENT": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "OUT_OF_RANGE": 422,
-    "FAILED_PRECONDITION": 422,
-    "RESOURCE_EXHAUSTED": 429,
-    "INTERNAL": 500,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,147 +71,6 @@ class Settings:
     token: str | None = None  # sent as a bearer token
     headers: Mapping[str, str] = field(default_factory=dict)  # sent with every call; gRPC's metadata
     ca: str | None = None  # file of the authority that signed the server's certificate; default: the system's
-
-
-class Asked(NamedTuple):
-    """One call, as bytes."""
-
-    path: str
-    headers: Mapping[str, str]
-    body: bytes | None  # HTTP: None is GET
-
-
-class Got(NamedTuple):
-    """What came back; of gRPC the HTTP status that means the same, and an error's details as body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class Dialect(Protocol):
-    """How calls and answers are written; `deployments.codec` and gRPC's messages are the two."""
-
-    def infer(self, application: Manifest, request: InferRequest) -> Asked:
-        """Ask for an answer."""
-
-    def read_infer(self, got: Got) -> InferResponse:
-        """Read the answer."""
-
-    def metadata(self, application: str | None) -> Asked:
-        """Ask what the server is, or an application."""
-
-    def read_metadata(self, got: Got, application: str | None) -> dict[str, Any]:
-        """Read that, as the protocol's JSON has it."""
-
-    def ready(self, application: str | None) -> Asked:
-        """Ask whether the server, or an application, can answer."""
-
-    def read_ready(self, got: Got) -> bool:
-        """Read that."""
-
-    def status(self) -> Asked:
-        """Ask what the cluster believes, plans and holds."""
-
-
-class Rest:
-    """The protocol over HTTP."""
-
-    def infer(self, application: Manifest, request: InferRequest) -> Asked:
-        body, headers = encode_request(request, application)
-        return Asked(f"/v2/models/{quote(application.name, safe='')}/infer", headers, body)
-
-    def read_infer(self, got: Got) -> InferResponse:
-        return decode_response(got.body, got.headers)
-
-    def metadata(self, application: str | None) -> Asked:
-        return Asked(f"/v2/models/{quote(application, safe='')}" if application else "/v2", {}, None)
-
-    def read_metadata(self, got: Got, application: str | None) -> dict[str, Any]:  # noqa: ARG002  # gRPC's needs it
-        found: dict[str, Any] = orjson.loads(got.body)
-        return found
-
-    def ready(self, application: str | None) -> Asked:
-        path = f"/v2/models/{quote(application, safe='')}/ready" if application else "/v2/health/ready"
-        return Asked(path, {}, None)
-
-    def read_ready(self, got: Got) -> bool:  # noqa: ARG002  # gRPC's needs it
-        return True  # otherwise it is 503
-
-    def status(self) -> Asked:
-        return Asked("/pliant/status", {}, None)
-
-
-class Grpc:
-    """The protocol over gRPC."""
-
-    def __init__(self) -> None:
-        from deployments.oip import open_inference_pb2  # protobuf, which HTTP does without
-
-        self._pb = open_inference_pb2
-
-    def infer(self, application: Manifest, request: InferRequest) -> Asked:
-        return Asked(SERVICE + "ModelInfer", {}, encode_message(request, application.name, application.input))
-
-    def read_infer(self, got: Got) -> InferResponse:
-        return decode_message(got.body)
-
-    def metadata(self, application: str | None) -> Asked:
-        if application is None:
-            return Asked(SERVICE + "ServerMetadata", {}, b"")
-        return Asked(SERVICE + "ModelMetadata", {}, self._pb.ModelMetadataRequest(name=application).SerializeToString())
-
-    def read_metadata(self, got: Got, application: str | None) -> dict[str, Any]:
-        if application is None:
-            server = self._pb.ServerMetadataResponse.FromString(got.body)
-            return {"name": server.name, "version": server.version, "extensions": list(server.extensions)}
-        model = self._pb.ModelMetadataResponse.FromString(got.body)
-        found: dict[str, Any] = {"name": model.name, "versions": list(model.versions), "platform": model.platform}
-        for key in ("inputs", "outputs"):
-            tensors = getattr(model, key)
-            found[key] = [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in tensors]
-        return found
-
-    def ready(self, application: str | None) -> Asked:
-        if application is None:
-            return Asked(SERVICE + "ServerReady", {}, b"")
-        return Asked(SERVICE + "ModelReady", {}, self._pb.ModelReadyRequest(name=application).SerializeToString())
-
-    def read_ready(self, got: Got) -> bool:
-        return bool(self._pb.ServerReadyResponse.FromString(got.body).ready)  # ModelReadyResponse is the same
-
-    def status(self) -> Asked:
-        raise WireError("gRPC's service has no status; ask the HTTP endpoints")
-
-
-def encode_message(request: InferRequest, application: str, spec: TensorSpec) -> bytes:
-    """A ModelInferRequest, serialised, with its input as raw bytes."""
-    from deployments.oip import open_inference_pb2 as pb  # protobuf, which HTTP does without
-
-    x = np.ascontiguousarray(request.x, np.dtype(DATATYPES[spec.datatype]).newbyteorder("<"))
-    message = pb.ModelInferRequest(model_name=application, id=request.id, raw_input_contents=[x.tobytes()])
-    message.inputs.add(name=spec.name, datatype=spec.datatype, shape=list(x.shape))
-    for output in request.outputs:
-        message.outputs.add(name=output.name)
-    default = InferRequest(request.x)
-    for name in ("deadline_ms", "min_accuracy", "priority"):
-        if (value := getattr(request, name)) != getattr(default, name):
-            message.parameters[name].double_param = value
-    written: bytes = message.SerializeToString()
-    return written
-
-
-def decode_message(body: bytes) -> InferResponse:
-    """Read a serialised ModelInferResponse with raw outputs; ValueError, KeyError where it is none."""
-    from deployments.grpc_codec import read_parameters  # protobuf, which HTTP does without
-    from deployments.oip import open_inference_pb2 as pb
-
-    message = pb.ModelInferResponse.FromString(body)
-    outputs = {}
-    for tensor, raw in zip(message.outputs, message.raw_output_contents, strict=True):
-        dtype = np.dtype(DATATYPES[tensor.datatype]).newbyteorder("<")
-        outputs[tensor.name] = np.frombuffer(raw, dtype).reshape(tuple(tensor.shape))
-    return InferResponse(outputs, read_parameters(message.parameters), message.id)
 
 
 class Patience:
@@ -288,15 +107,15 @@ class _Core:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname:
             raise ValueError(f"'{url}' is no server: write http://, https://, grpc:// or grpcs://, and host:port")
-        self.settings = settings
+        self.settings, self.url = settings, url.rstrip("/")
         self.grpc = parts.scheme in PORTS
-        self.tls = parts.scheme in ("https", "grpcs")
-        self.url = url.rstrip("/")
-        self.target = f"{parts.hostname}:{parts.port or PORTS.get(parts.scheme, 80)}"
         self.dialect: Dialect = Grpc() if self.grpc else Rest()
-        self.headers = {name.lower(): value for name, value in settings.headers.items()}
+        headers = {name.lower(): value for name, value in settings.headers.items()}
         if settings.token is not None:
-            self.headers["authorization"] = f"Bearer {settings.token}"
+            headers["authorization"] = f"Bearer {settings.token}"
+        target = f"{parts.hostname}:{parts.port or PORTS.get(parts.scheme, 80)}"
+        tls = parts.scheme in ("https", "grpcs")
+        self.place = Place(self.url, target, tls, headers, settings.ca, settings.timeout_s)
         self.known: dict[str, Manifest] = {}
         self.rng = random.Random()
 
@@ -366,27 +185,6 @@ def _spec(tensor: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(tensor["name"], tuple(tensor["shape"][1:]), tensor["datatype"])
 
 
-def checked(got: Got) -> Got:
-    """`got`, or the error that it is."""
-    if got.status == 200:
-        return got
-    try:
-        message = str(orjson.loads(got.body)["error"])
-    except (ValueError, KeyError, TypeError):
-        message = got.body[:500].decode(errors="replace") or f"status {got.status}"
-    kind = BY_STATUS.get(got.status)
-    if kind is None:
-        raise WireError(f"status {got.status}: {message}")
-    after = got.headers.get("retry-after", "")
-    try:
-        retry_after_s = float(after)  # a date, which HTTP allows too, is passed over
-    except ValueError:
-        retry_after_s = None
-    if kind is Unavailable and retry_after_s is not None:
-        kind = QueueFull
-    raise kind(message, retry_after_s)
-
-
 def _bounds(min_accuracy: float | None, priority: float | None, request_id: str) -> dict[str, Any]:
     asked = {"min_accuracy": min_accuracy, "priority": priority}
     return {"id": request_id, **{name: value for name, value in asked.items() if value is not None}}
@@ -398,7 +196,7 @@ class Client:
     def __init__(self, url: str, settings: Settings | None = None, **options: Any) -> None:
         """Connect to `url` when first asked; `options` are those of `Settings`: `Client(url, token="...")`."""
         self._core = _Core(url, dataclasses.replace(settings or Settings(), **options))
-        self._wire = _GrpcWire(self._core) if self._core.grpc else _HttpWire(self._core)
+        self._wire = (GrpcWire if self._core.grpc else HttpWire)(self._core.place)
 
     def infer(
         self,
@@ -482,7 +280,7 @@ class AsyncClient:
     def __init__(self, url: str, settings: Settings | None = None, **options: Any) -> None:
         """Connect to `url` when first asked; `options` are those of `Settings`."""
         self._core = _Core(url, dataclasses.replace(settings or Settings(), **options))
-        self._wire = _AsyncGrpcWire(self._core) if self._core.grpc else _AsyncHttpWire(self._core)
+        self._wire = (AsyncGrpcWire if self._core.grpc else AsyncHttpWire)(self._core.place)
 
     async def infer(
         self,
@@ -560,140 +358,3 @@ class AsyncClient:
 
 def _left_s(until: float) -> float:
     return max(0.0, until - time.monotonic()) + GRACE_S
-
-
-class _HttpWire:
-    """Calls over HTTP, by httpx."""
-
-    def __init__(self, core: _Core) -> None:
-        self._url = core.url
-        self._client = httpx.Client(headers=core.headers, verify=_tls(core), timeout=core.settings.timeout_s)
-
-    def send(self, asked: Asked, timeout_s: float) -> Got:
-        request = _http_request(self._client, self._url, asked, timeout_s)
-        try:
-            response = self._client.send(request)
-        except httpx.HTTPError as error:
-            raise _lost(self._url, error, timeout_s) from error
-        return Got(response.status_code, response.headers, response.content)
-
-    def close(self) -> None:
-        self._client.close()
-
-
-class _AsyncHttpWire:
-    """The same for asyncio."""
-
-    def __init__(self, core: _Core) -> None:
-        self._url = core.url
-        self._client = httpx.AsyncClient(headers=core.headers, verify=_tls(core), timeout=core.settings.timeout_s)
-
-    async def send(self, asked: Asked, timeout_s: float) -> Got:
-        request = _http_request(self._client, self._url, asked, timeout_s)
-        try:
-            async with asyncio.timeout(timeout_s):  # httpx's own is for each read
-                response = await self._client.send(request)
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise _lost(self._url, error, timeout_s) from error
-        return Got(response.status_code, response.headers, response.content)
-
-    async def close(self) -> None:
-        await self._client.aclose()
-
-
-def _tls(core: _Core) -> Any:
-    return ssl.create_default_context(cafile=core.settings.ca) if core.tls else False  # plain HTTP verifies nothing
-
-
-def _http_request(client: Any, url: str, asked: Asked, timeout_s: float) -> httpx.Request:
-    method = "GET" if asked.body is None else "POST"
-    request: httpx.Request = client.build_request(
-        method, url + asked.path, content=asked.body, headers=asked.headers, timeout=timeout_s
-    )
-    return request
-
-
-def _lost(url: str, error: Exception, timeout_s: float) -> WireError:
-    """No answer: `Unavailable`, which is tried again, or `DeadlineUnmet`, where there is no time to."""
-    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | TimeoutError):
-        return DeadlineUnmet(f"{url}: no answer within {timeout_s:.3g} s")
-    return Unavailable(f"{url} does not answer: {error or type(error).__name__}")
-
-
-class _GrpcWire:
-    """Calls over gRPC."""
-
-    def __init__(self, core: _Core) -> None:
-        import grpc  # HTTP does without
-
-        self._error = grpc.RpcError
-        self._metadata = tuple(core.headers.items())
-        credentials = _credentials(core)
-        self._channel = (
-            grpc.secure_channel(core.target, credentials, OPTIONS)
-            if credentials
-            else grpc.insecure_channel(core.target, OPTIONS)
-        )
-
-    def send(self, asked: Asked, timeout_s: float) -> Got:
-        try:
-            body = self._channel.unary_unary(asked.path)(asked.body, timeout=timeout_s, metadata=self._metadata)
-        except self._error as error:
-            return _failed(error)
-        return Got(200, {}, body)
-
-    def close(self) -> None:
-        self._channel.close()
-
-
-class _AsyncGrpcWire:
-    """The same for asyncio."""
-
-    def __init__(self, core: _Core) -> None:
-        import grpc.aio  # HTTP does without
-
-        self._error = grpc.aio.AioRpcError
-        self._metadata = tuple(core.headers.items())
-        credentials = _credentials(core)
-        self._channel = (
-            grpc.aio.secure_channel(core.target, credentials, OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(core.target, OPTIONS)
-        )
-
-    async def send(self, asked: Asked, timeout_s: float) -> Got:
-        try:
-            body = await self._channel.unary_unary(asked.path)(asked.body, timeout=timeout_s, metadata=self._metadata)
-        except self._error as error:
-            return _failed(error)
-        return Got(200, {}, body)
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-
-OPTIONS = [  # of a channel: our own retries, which need a channel that soon connects anew
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-]
-
-
-def _credentials(core: _Core) -> Any:
-    if not core.tls:
-        return None
-    import grpc  # HTTP does without
-
-    return grpc.ssl_channel_credentials(Path(core.settings.ca).read_bytes() if core.settings.ca else None)
-
-
-def _failed(error: Any) -> Got:
-    """What a call that failed came to; gRPC's own failures to connect are UNAVAILABLE too."""
-    metadata = {name: value for name, value in error.trailing_metadata() or () if isinstance(value, str)}
-    code, details = error.code().name, error.details() or ""
-    if "larger than max" in details:  # grpc's own words, under a code that else means a full queue
-        return Got(BodyTooLarge.status, metadata, f"{details}: send fewer samples in one request".encode())
-    return Got(STATUS_OF_CODE.get(code, 500), metadata, (details or code).encode())
