@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import trustme
 import yaml
@@ -183,3 +184,17 @@ def test_no_token_is_in_any_log(live: SimpleNamespace) -> None:
     for path in logs:
         text = path.read_bytes()
         assert not [who for who, token in live.tokens.items() if token.encode() in text], path
+
+
+def test_nothing_is_open_beyond_what_is_documented(live: SimpleNamespace) -> None:
+    listening = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            name = process.cmdline()[0] if process.cmdline() else process.name()
+            sockets = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            listening += [(name, address.ip.removeprefix("::ffff:"), address.port) for address in sockets]
+    router = {port for name, ip, port in listening if ":router" in name and ip == "127.0.0.1"}
+    assert {live.config.http.port, live.config.grpc.port} <= router, listening
+    beyond = [(name, ip, port) for name, ip, port in listening if ip not in ("127.0.0.1", "::1")]
+    others = [found for found in beyond if not found[0].startswith("ray::ServeReplica")]
+    assert not others, "Ray Serve opens a port of each replica on all addresses; nobody else does"
