@@ -1,0 +1,119 @@
+"""Shares a stream of requests out among variants that somebody else runs, as a plan says and as deadlines allow."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.offers import mean_accuracy, offers
+from planner.plans import Flow, Problem
+from planner.program import evaluate
+from planner.rules import Key
+
+MEMORY = 2.0  # requests by which a variant may lag behind its share and still make up for it
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A variant that requests may be sent to now."""
+
+    name: str  # of the unit
+    share: float  # of the requests, by the plan; all of them 0 is all alike
+    accuracy: float
+    replicas: int
+    latency_s: float  # of a request that finds a replica idle
+    device_s: float  # of a replica for each request, in batches as the plan counts on
+
+
+def arms(problem: Problem, held: Mapping[Key, int], flows: Sequence[Flow] | None = None) -> dict[str, tuple[Arm, ...]]:
+    """What each application's requests may be sent to, with copies `held`: (pool, unit) -> how many are up.
+
+    The shares are those of `flows`, a plan's, or of the best load for these copies where none are given. An application
+    of which nothing is held has no arms.
+    """
+    offered = offers(problem)
+    flows = evaluate(problem, held).flows if flows is None else flows
+    rate_rps = dict.fromkeys(held, 0.0)
+    for flow in flows:
+        rate_rps[flow.pool, flow.unit] = rate_rps.get((flow.pool, flow.unit), 0.0) + flow.rate_rps
+    application = {unit.name: unit.application for unit in problem.units}
+    accuracy = {option.unit: mean_accuracy(problem, option) for option in problem.options}
+    found: dict[str, list[tuple[Key, float]]] = {}
+    for key, n in held.items():
+        if n > 0 and key in offered:
+            found.setdefault(application[key[1]], []).append((key, rate_rps[key]))
+    return {
+        name: tuple(
+            Arm(
+                key[1],
+                rate / (sum(rate for _, rate in pairs) or 1.0),
+                accuracy[key[1]],
+                held[key],
+                problem.latency[key[1], key[0]].at(1),
+                offered[key].device_s,
+            )
+            for key, rate in sorted(pairs)
+        )
+        for name, pairs in found.items()
+    }
+
+
+class Splitter:
+    """Sends each request of one application to an arm: evenly by the shares, but not where it would be late.
+
+    Smooth weighted round-robin: after any number of requests each arm has had its share of them within one or two. The
+    requests in flight say how long a queue is; where the arm whose turn it is could not answer in time, the most
+    accurate takes the request that can, and where none can, the one that is soonest done.
+    """
+
+    def __init__(self) -> None:
+        self._arms: dict[str, Arm] = {}
+        self._credit: dict[str, float] = {}
+        self._flying: Counter[str] = Counter()
+        self._others = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arms there are."""
+        return tuple(self._arms)
+
+    def told(self, arms: Sequence[Arm], splitters: int = 1) -> None:
+        """Choose among these from now on; `splitters` share them, each with about as many requests in flight."""
+        total = sum(arm.share for arm in arms)
+        self._arms = {arm.name: arm for arm in arms}
+        self._others = max(1, splitters)
+        if total <= 0:
+            self._share = {name: 1.0 / len(self._arms) for name in self._arms}
+        else:
+            self._share = {arm.name: arm.share / total for arm in arms}
+        self._credit = {name: self._credit.get(name, 0.0) for name in self._arms}
+
+    def choose(self, within_s: float) -> str:
+        """The arm for one request that has `within_s` seconds, which is in flight until `done`.
+
+        Raises LookupError where there is no arm.
+        """
+        if not self._arms:
+            raise LookupError("no variant is known yet")
+        for name, share in self._share.items():
+            self._credit[name] = min(MEMORY, self._credit[name] + share)
+        chosen = max(self._arms.values(), key=lambda arm: (self._credit[arm.name], arm.accuracy, arm.name))
+        if self._finish_s(chosen) > within_s:
+            timely = [arm for arm in self._arms.values() if self._finish_s(arm) <= within_s]
+            soonest = min(self._arms.values(), key=self._finish_s)
+            chosen = max(timely, key=lambda arm: (arm.accuracy, self._credit[arm.name]), default=soonest)
+        self._credit[chosen.name] = max(-MEMORY, self._credit[chosen.name] - 1.0)
+        self.sent(chosen.name)
+        return chosen.name
+
+    def sent(self, name: str) -> None:
+        """A request was sent to `name` that was not asked for here."""
+        self._flying[name] += 1
+
+    def done(self, name: str) -> None:
+        """A request that was sent to `name` is no longer in flight."""
+        self._flying[name] -= 1
+
+    def _finish_s(self, arm: Arm) -> float:
+        """From now until a request sent to `arm` is answered: whole rounds of what is in flight, and its own time."""
+        waiting = self._flying[arm.name] * self._others // arm.replicas
+        return waiting * arm.device_s + arm.latency_s

@@ -1,0 +1,80 @@
+"""The example of somebody's own Serve application, live: load moves it to the cheap variant, calm brings it back."""
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.own_deployment import Answer, configuration, instants, load, served
+
+pytestmark = pytest.mark.ray
+
+SLO_S = 5.0  # generous, as other tests may have the processor
+LARGE_S = 0.25  # what the plan is told, so that a load that is light for the machine is heavy for the plan
+CALM_RPS, BUSY_RPS = 2.0, 15.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def by_application(told: dict[str, Any]) -> dict[str, Any]:
+    """The policy where the example has it."""
+    return told
+
+
+def by_deployment(told: dict[str, Any]) -> dict[str, Any]:
+    """The same policy in every deployment's own configuration."""
+    (application,) = told["applications"]
+    policy = application.pop("autoscaling_policy")
+    for deployment in application["deployments"]:
+        deployment["autoscaling_config"]["policy"] = policy
+    return told
+
+
+def until(url: str, rate_rps: float, reached: Callable[[list[Answer]], bool], timeout_s: float = 120.0) -> list[Answer]:
+    """The answers of five seconds at this rate, of the first such time that is as expected."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answers = load(url, instants([rate_rps], [5.0]))
+        if reached(answers):
+            return answers
+    pytest.fail(f"at {rate_rps}/s: {answers}; {httpx.get(url + '/plan').json()}")
+
+
+def by(name: str, least: float) -> Callable[[list[Answer]], bool]:
+    return lambda answers: sum(a.variant == name for a in answers) >= least * len(answers)
+
+
+@pytest.mark.parametrize("where", [by_application, by_deployment])
+def test_load_brings_the_cheap_variant_and_calm_the_accurate_one(where: Callable[[dict[str, Any]], Any]) -> None:
+    told = configuration("pliant", free_port())
+    task = told["applications"][0]["autoscaling_policy"]["policy_kwargs"]["applications"]["digits"]
+    task["slo_s"], task["variants"]["large"]["seconds"] = SLO_S, LARGE_S
+    with served(where(told), free_port()) as url:
+        until(url, CALM_RPS, by("large", 1.0))
+        busy = until(url, BUSY_RPS, by("small", 0.5))
+        assert all(answer.variant for answer in busy)
+        assert sum(answer.seconds <= SLO_S for answer in busy) >= 0.9 * len(busy)
+        plan = httpx.get(url + "/plan").json()
+        assert plan["demand_rps"]["digits"] > CALM_RPS
+        assert plan["complaint"] == ""
+        calm = until(url, CALM_RPS, by("large", 1.0))
+        assert sum(answer.right for answer in calm) >= 0.8 * len(calm)
+
+
+def test_a_configuration_that_cannot_be_planned_for_is_told_and_the_application_goes_on() -> None:
+    told = configuration("pliant", free_port())
+    (application,) = told["applications"]
+    small = application["autoscaling_policy"]["policy_kwargs"]["applications"]["digits"]["variants"]["small"]
+    small["accuracy"] = 79
+    for deployment in application["deployments"]:
+        deployment["autoscaling_config"] |= {"min_replicas": 1, "initial_replicas": 1}
+    with served(told, free_port()) as url:
+        until(url, CALM_RPS, by("large", 1.0))
+        assert "so write 0.79 for 79 %" in httpx.get(url + "/plan").json()["complaint"]
