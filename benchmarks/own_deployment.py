@@ -33,7 +33,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "own_deployment.yaml"
 SLO_S = 0.5
-RATES_RPS = (5.0, 40.0, 5.0)
+RATES_RPS = (4.0, 32.0, 4.0)
 PARTS = (0.25, 0.5, 0.25)  # of the time
 
 

@@ -220,7 +220,8 @@ def _catalogue(
         options={name: tuple(v.option for v in served if v.application == name) for name in config.applications},
         units={v.unit.name: v.unit for v in served},
         pools={
-            name: Pool(name, pool.devices, pool.memory_mb * 2**20, pool.reserved) for name, pool in config.pools.items()
+            name: Pool(name, pool.devices, pool.memory_mb * 2**20, pool.reserved, pool.max_devices or 0, pool.cost)
+            for name, pool in config.pools.items()
         },
         latency=latency,
         accuracy={v.unit.name: v.accuracy for v in served},

@@ -12,7 +12,7 @@ from typing import Any
 from ray import serve
 
 from deployments.board import Board, Guide, KvBoard, Notice, Tally
-from planner.splitting import Splitter
+from planner.splitting import Sent, Splitter
 
 LOOK_EVERY_S = 0.5
 
@@ -60,25 +60,24 @@ class Chooser:
         The request counts as arrived now, and as late if the block takes longer, unless it raises.
         """
         began = time.monotonic()
-        variant, allowed_s = self._begin(within_s)
+        request, allowed_s = self._begin(within_s)
+        took_s = None
         try:
-            yield variant
-            if time.monotonic() - began > allowed_s:
-                with self._lock:
-                    self._late += 1
+            yield request.name
+            took_s = time.monotonic() - began
         finally:
             with self._lock:
-                self._splitter.done(variant)
+                self._late += took_s is not None and took_s > allowed_s
+                self._splitter.done(request, took_s)
 
-    def _begin(self, within_s: float | None) -> tuple[str, float]:
+    def _begin(self, within_s: float | None) -> tuple[Sent, float]:
         with self._lock:
             self._arrived += 1
             guide = self._guide
             allowed_s = within_s if within_s is not None else float("inf") if guide is None else guide.slo_s
             if guide is None or not guide.arms:
-                self._splitter.sent(self._default)
-                return self._default, allowed_s
-            return self._splitter.choose(allowed_s - guide.overhead_s), allowed_s
+                return self._splitter.sent(self._default), allowed_s
+            return self._splitter.choose(allowed_s), allowed_s
 
     def exchange(self, name: str, age_s: float) -> None:
         """Tell the board what was counted, and read what it says; may wait for the head node."""
@@ -90,7 +89,7 @@ class Chooser:
         with self._lock:
             self._notice, before, self._guide = notice, self._guide, guide
             if guide is not None and guide != before:
-                self._splitter.told(guide.arms, guide.choosers)
+                self._splitter.told(guide.arms, guide.choosers, guide.overhead_s)
         complaint = _complaint(notice, self._application, guide)
         if complaint != self._complaint:
             self._complaint = complaint

@@ -46,6 +46,8 @@ class PoolConfig:
     cores: int = 1  # threads that onnxruntime may use for one batch
     gpu: bool = False  # run on onnxruntime's CUDA provider
     reserved: float = 0.0
+    max_devices: int | None = None  # to which Ray's autoscaler may bring it; default: it cannot
+    cost: float = 1.0  # of a device, against those of other pools that can grow
     emulated: Emulation | None = None
 
     @property
@@ -274,6 +276,12 @@ def check(config: ClusterConfig) -> ClusterConfig:
         _require(pool.memory_mb >= 1, f"pool '{name}': memory_mb is {pool.memory_mb}; it must be positive")
         _require(pool.cores >= 1, f"pool '{name}': cores is {pool.cores}; a device has at least one")
         _fraction(pool.reserved, f"pool '{name}': reserved")
+        most = pool.max_devices
+        _require(
+            most is None or most >= pool.devices,
+            f"pool '{name}': max_devices is {most}, below its devices ({pool.devices}); it is the most there can be",
+        )
+        _require(pool.cost > 0, f"pool '{name}': cost is {pool.cost:g}; it must be positive")
         if pool.emulated is not None:
             slow = pool.emulated
             _require(slow.slowdown >= 1, f"pool '{name}': slowdown is {slow.slowdown:g}; it cannot be below 1")

@@ -14,16 +14,19 @@ from ray import serve
 
 from deployments.catalogue import load_house
 from deployments.config import ClusterConfig
+from deployments.growing import ask
 from deployments.memory import Memory
 from deployments.metrics import BUCKETS_S, Ledger, Planned, exposition
 from deployments.registry import DEVICE_LABEL, POOL_LABEL, deployment_name
 from deployments.reports import Gathering, Report
 from deployments.targets import write_targets
 from planner.controller import (
+    Ask,
     Clock,
     ClusterChanged,
     Controller,
     ControllerEvent,
+    Needed,
     PolicySet,
     Publish,
     Reported,
@@ -31,12 +34,14 @@ from planner.controller import (
     Solve,
     Solved,
 )
+from planner.elastic import needed
 from planner.ownership import divide
 from planner.plans import Plan
 from planner.standby import solve_with_surge
 from planner.variants import Device
 
 KEPT_PLANS = 100  # of those before the one in force
+ASK_AGAIN_S = 5.0
 LOOK_EVERY_S, SETTLED_LOOK_S = 0.25, 1.0  # between two looks at the cluster; while nothing is to be changed
 
 logger = logging.getLogger("ray.serve")
@@ -69,6 +74,7 @@ class Planner:
         self._loaded: Mapping[str, frozenset[str]] = {}
         self._number = 0
         self._why = ""
+        self._grown: Mapping[str, int] = {}
         self._devices: tuple[Device, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
@@ -175,6 +181,20 @@ class Planner:
                 case Publish():
                     self._number += 1
                     self._remember()
+                case Ask(devices):
+                    self._grown = devices
+                    self._spawn(self._ask(devices))
+
+    async def _ask(self, devices: Mapping[str, int]) -> None:
+        """Ask Ray's autoscaler for devices, until it has heard or something else is asked for."""
+        while devices is self._grown:
+            try:
+                await asyncio.to_thread(ask, self._house.config.pools, devices)
+                logger.info("planner: devices asked for %s", dict(devices))
+                return
+            except Exception:
+                logger.exception("planner: asking for devices failed; trying again")
+                await asyncio.sleep(ASK_AGAIN_S)
 
     def _remember(self) -> None:
         """Keep the plan that has just been published, and why it was made."""
@@ -209,6 +229,8 @@ class Planner:
             {name: round(q, 1) for name, q in plan.shortfall_rps.items() if q > 0},
         )
         self._handle(Solved(plan, surge, alone))
+        if task.elastic is not None:
+            self._handle(Needed(await asyncio.to_thread(needed, task.elastic)))
 
     def _status(self) -> dict[str, Any]:
         controller = self._controller
@@ -220,6 +242,7 @@ class Planner:
             "planned_utilisation": controller.utilisation,
             "demand_rps": controller.demand_rps,
             "devices": {device.name: device.pool for device in self._devices},
+            "devices_asked": dict(self._grown),
             "failed": [f"{unit} on {pool}" for pool, unit in controller.failed],
         }
 

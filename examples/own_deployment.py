@@ -30,9 +30,10 @@ from deployments.chooser import Chooser
 MODELS = Path.home() / ".cache" / "pliant" / "own_deployment"
 WIDTHS = {"small": (32,), "large": (6144, 6144)}  # hidden layers
 COPIES = {"small": 1, "large": 16}  # slightly disturbed copies of the input whose scores are averaged
+CPUS = {"small": 0.1, "large": 0.9}  # so that one of each share a CPU
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 1}, max_ongoing_requests=2)
+@serve.deployment(max_ongoing_requests=2)
 class Model:
     """One variant; a replica answers one request after the other."""
 
@@ -129,7 +130,9 @@ def app(args: dict[str, str]) -> serve.Application:
     for name in WIDTHS:
         if not (MODELS / f"{name}.onnx").is_file():
             make(name)
-    handles = {name: Model.options(name=name).bind(name) for name in WIDTHS}
+    handles = {
+        name: Model.options(name=name, ray_actor_options={"num_cpus": cpus}).bind(name) for name, cpus in CPUS.items()
+    }
     return Ingress.bind(args.get("default", "large"), handles)
 
 

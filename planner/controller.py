@@ -1,11 +1,13 @@
 """The controller machine: believes a demand, decides when to plan anew, and walks the cluster from plan to plan."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from planner.catalogue import Catalogue
 from planner.cells import Shares
 from planner.demand import Demand, outside
+from planner.elastic import Growth, elastic
 from planner.fairness import assign
 from planner.headroom import Headroom, load_of
 from planner.model import HOLD_PRICE
@@ -13,7 +15,7 @@ from planner.plans import Plan, Problem
 from planner.program import evaluate, restrict
 from planner.standby import swollen, with_standby
 from planner.transition import Counts, counts, step
-from planner.variants import Device
+from planner.variants import Device, Pool
 from planner.welfare import advantage
 
 WORTH = 0.01  # mean accuracy, or relative goodput, by which a plan must be better to be worth loading much
@@ -74,6 +76,13 @@ class Solved:
 
 
 @dataclass(frozen=True, slots=True)
+class Needed:
+    """How many devices of the pools that can grow the demand needs: `planner.elastic.needed`."""
+
+    devices: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySet:
     """Plan by another policy from now on: "pliant", "best" or "cheapest"."""
 
@@ -85,7 +94,7 @@ class Clock:
     """Time has passed."""
 
 
-ControllerEvent = Reported | ClusterChanged | Solved | PolicySet | Clock
+ControllerEvent = Reported | ClusterChanged | Solved | Needed | PolicySet | Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,7 @@ class Solve:
     loaded: Mapping[str, frozenset[str]]
     why: str
     fairness: str
+    elastic: Problem | None = None  # where pools can grow: say also how many devices this needs (`Needed`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,14 @@ class Publish:
     plan: Plan
 
 
-ControllerAction = Solve | Scale | Publish
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the cluster's autoscaler for so many devices of each elastic pool in all, and for no more."""
+
+    devices: Mapping[str, int]
+
+
+ControllerAction = Solve | Scale | Publish | Ask
 
 
 class Controller:
@@ -132,7 +149,10 @@ class Controller:
         self._accuracy = dict(catalogue.accuracy)
         self._in_cells = dict(catalogue.in_cells)
         self._cells = {name: Shares(profiled) for name, profiled in catalogue.cells.items()}
-        self._devices: tuple[Device, ...] = ()
+        self._growth = Growth(catalogue.pools)
+        self._grown: Mapping[str, int] = {}  # what was asked for
+        self._present: tuple[Device, ...] = ()
+        self._devices: tuple[Device, ...] = ()  # of those the ones to plan for
         self._loaded: Mapping[str, frozenset[str]] = {}
         self._up: Counts = {}
         self._problem: Problem | None = None  # that is being solved
@@ -179,21 +199,36 @@ class Controller:
                 if violated:
                     self._learn(sum(violated.values()), sum(arrived.values()), interval_s)
             case ClusterChanged(devices, loaded):
-                if {d.name for d in devices} != {d.name for d in self._devices}:
-                    self._pending = "the devices changed"
                 up = counts(devices, loaded)
                 if up != self._up:
                     self._progress_at = now
-                self._devices, self._loaded, self._up = devices, loaded, up
+                self._present, self._loaded, self._up = devices, loaded, up
             case PolicySet(policy):
                 if policy != self._policy:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
+            case Needed(wanted):
+                self._growth.told(wanted, now)
             case Solved():
                 actions += self._apply(event, now)
             case Clock():
                 pass
+        self._keep(now)
         self._watch_starts(now)
-        return actions + self._replan(now) + self._scale(now)
+        return actions + self._grow(now) + self._replan(now) + self._scale(now)
+
+    def _keep(self, now: float) -> None:
+        """Plans for the devices that are there, but for those that an autoscaler may take back."""
+        kept = self._growth.kept(self._present, self._loaded, now)
+        if {d.name for d in kept} != {d.name for d in self._devices}:
+            self._pending = "the devices changed"
+        self._devices = kept
+
+    def _grow(self, now: float) -> list[ControllerAction]:
+        asked = self._growth.asked(now)
+        if asked == self._grown:
+            return []
+        self._grown = asked
+        return [Ask(asked)]
 
     def _replan(self, now: float) -> list[ControllerAction]:
         why = self._reason(now)
@@ -202,7 +237,9 @@ class Controller:
             return []
         self._pending, self._solved_at = "", now
         self._problem = self.problem()
-        return [Solve(self._problem, self._devices, self._loaded, why, self._settings.fairness)]
+        return [
+            Solve(self._problem, self._devices, self._loaded, why, self._settings.fairness, self._elastic_problem())
+        ]
 
     def _reason(self, now: float) -> str:
         if self.plan is None:
@@ -221,21 +258,27 @@ class Controller:
 
     def problem(self) -> Problem:
         """What is to be solved now."""
+        sizes = Counter(device.pool for device in self._devices)
+        return self._problem_with(
+            {n: replace(p, devices=sizes[n]) for n, p in self._catalogue.pools.items() if sizes[n]}
+        )
+
+    def _elastic_problem(self) -> Problem | None:
+        """The same with as few devices of pools that can grow as there may be, whatever there are."""
+        growing, sizes = elastic(self._catalogue.pools), Counter(device.pool for device in self._devices)
+        fixed = {n: replace(p, devices=sizes[n]) for n, p in self._catalogue.pools.items() if sizes[n]}
+        return self._problem_with(fixed | growing) if growing else None
+
+    def _problem_with(self, present: Mapping[str, Pool]) -> Problem:
         catalogue, settings = self._catalogue, self._settings
         # A fixed policy's one variant is the profile's choice: it does not move with the label mix, nor with cells.
         accuracy = self._accuracy if self._policy == "pliant" else catalogue.accuracy
         cells = self._present_cells() if self._policy == "pliant" else {}
-        present = {device.pool for device in self._devices}
-        pools = tuple(
-            replace(pool, devices=sum(d.pool == name for d in self._devices))
-            for name, pool in catalogue.pools.items()
-            if name in present
-        )
         problem = Problem(
             applications=tuple(catalogue.applications.values()),
             units=tuple(catalogue.units.values()),
             options=tuple(option for options in catalogue.options.values() for option in options),
-            pools=pools,
+            pools=tuple(present[name] for name in catalogue.pools if name in present),
             latency={
                 (unit, pool): curve
                 for (unit, pool), curve in catalogue.latency.items()

@@ -10,6 +10,8 @@ from planner.program import evaluate
 from planner.rules import Key
 
 MEMORY = 2.0  # requests by which a variant may lag behind its share and still make up for it
+LEARNING = 0.1  # the weight of the last answer in how much slower a variant is than its figures
+MOST_SLOW = 20.0  # times; what takes longer was lost or held up elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +59,42 @@ def arms(problem: Problem, held: Mapping[Key, int], flows: Sequence[Flow] | None
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request in flight, and after how many seconds its answer was to be expected by the plan's own figures."""
+
+    name: str
+    expected_s: float = 0.0  # 0 is unknown
+
+
 class Splitter:
     """Sends each request of one application to an arm: evenly by the shares, but not where it would be late.
 
     Smooth weighted round-robin: after any number of requests each arm has had its share of them within one or two. The
     requests in flight say how long a queue is; where the arm whose turn it is could not answer in time, the most
-    accurate takes the request that can, and where none can, the one that is soonest done.
+    accurate takes the request that can, and where none can, the one that is soonest done. What answers really took
+    corrects the figures, arm by arm: a processor that others use too is slower than it was when it was measured.
     """
 
     def __init__(self) -> None:
         self._arms: dict[str, Arm] = {}
+        self._share: dict[str, float] = {}
         self._credit: dict[str, float] = {}
+        self._slowness: dict[str, float] = {}  # measured by expected time
         self._flying: Counter[str] = Counter()
         self._others = 1
+        self._overhead_s = 0.0
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The arms there are."""
-        return tuple(self._arms)
-
-    def told(self, arms: Sequence[Arm], splitters: int = 1) -> None:
+    def told(self, arms: Sequence[Arm], splitters: int = 1, overhead_s: float = 0.0) -> None:
         """Choose among these from now on; `splitters` share them, each with about as many requests in flight."""
         total = sum(arm.share for arm in arms)
         self._arms = {arm.name: arm for arm in arms}
-        self._others = max(1, splitters)
-        if total <= 0:
-            self._share = {name: 1.0 / len(self._arms) for name in self._arms}
-        else:
-            self._share = {arm.name: arm.share / total for arm in arms}
+        self._others, self._overhead_s = max(1, splitters), overhead_s
+        self._share = {arm.name: arm.share / total if total > 0 else 1.0 / len(arms) for arm in arms}
         self._credit = {name: self._credit.get(name, 0.0) for name in self._arms}
 
-    def choose(self, within_s: float) -> str:
-        """The arm for one request that has `within_s` seconds, which is in flight until `done`.
+    def choose(self, within_s: float) -> Sent:
+        """Sends one request that has `within_s` seconds to an arm; it is in flight until `done`.
 
         Raises LookupError where there is no arm.
         """
@@ -102,18 +108,27 @@ class Splitter:
             soonest = min(self._arms.values(), key=self._finish_s)
             chosen = max(timely, key=lambda arm: (arm.accuracy, self._credit[arm.name]), default=soonest)
         self._credit[chosen.name] = max(-MEMORY, self._credit[chosen.name] - 1.0)
-        self.sent(chosen.name)
-        return chosen.name
+        expected_s = self._expected_s(chosen)
+        self._flying[chosen.name] += 1
+        return Sent(chosen.name, expected_s)
 
-    def sent(self, name: str) -> None:
-        """A request was sent to `name` that was not asked for here."""
+    def sent(self, name: str) -> Sent:
+        """A request was sent to `name` without a choice."""
         self._flying[name] += 1
+        return Sent(name)
 
-    def done(self, name: str) -> None:
-        """A request that was sent to `name` is no longer in flight."""
-        self._flying[name] -= 1
+    def done(self, request: Sent, took_s: float | None = None) -> None:
+        """A request is no longer in flight; `took_s` seconds after it was sent, if it was answered."""
+        self._flying[request.name] -= 1
+        if took_s is not None and request.expected_s > 0:
+            before = self._slowness.get(request.name, 1.0)
+            now = min(MOST_SLOW, took_s / request.expected_s)
+            self._slowness[request.name] = before + LEARNING * (now - before)
 
     def _finish_s(self, arm: Arm) -> float:
+        return self._expected_s(arm) * max(1.0, self._slowness.get(arm.name, 1.0))
+
+    def _expected_s(self, arm: Arm) -> float:
         """From now until a request sent to `arm` is answered: whole rounds of what is in flight, and its own time."""
         waiting = self._flying[arm.name] * self._others // arm.replicas
-        return waiting * arm.device_s + arm.latency_s
+        return self._overhead_s + waiting * arm.device_s + arm.latency_s

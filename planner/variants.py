@@ -50,6 +50,8 @@ class Pool:
     devices: int
     memory_bytes: int  # of each device
     reserved: float = 0.0  # fraction of device time that is not the program's to give
+    max_devices: int = 0  # to which an autoscaler can bring it; 0 is no more than there are
+    cost: float = 1.0  # of a device, against those of other pools that can grow
 
 
 @dataclass(frozen=True, slots=True)

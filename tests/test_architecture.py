@@ -20,12 +20,17 @@ RAY_AT_IMPORT = {
     f"deployments/{name}.py"
     for name in (
         "app",
+        "autoscaling",
+        "board",
+        "chooser",
+        "growing",
         "ingress",
         "planner",
         "replicas",
         "router",
         "scaling",
         "secret",
+        "steering",
         "targets",
         "transport",
         "variant",

@@ -26,8 +26,9 @@ def answered(splitter: Splitter, n: int, within_s: float = 1.0) -> list[str]:
     """Where `n` requests go that are answered at once."""
     names = []
     for _ in range(n):
-        names.append(splitter.choose(within_s))
-        splitter.done(names[-1])
+        request = splitter.choose(within_s)
+        names.append(request.name)
+        splitter.done(request)
     return names
 
 
@@ -42,9 +43,10 @@ def test_after_any_number_of_requests_each_arm_has_had_its_share_within_two(weig
 
 def test_requests_that_would_be_late_go_to_the_most_accurate_arm_that_can_answer_in_time() -> None:
     splitter = told(replace(LARGE, share=1.0), replace(SMALL, share=0.0), Arm("tiny", 0.0, 0.5, 1, 0.01, 0.01))
-    assert [splitter.choose(0.25) for _ in range(4)] == ["large", "large", "small", "small"]
-    splitter.done("large")
-    assert splitter.choose(0.25) == "large"
+    sent = [splitter.choose(0.25) for _ in range(4)]
+    assert [request.name for request in sent] == ["large", "large", "small", "small"]
+    splitter.done(sent[0])
+    assert splitter.choose(0.25).name == "large"
 
 
 def test_where_none_can_answer_in_time_the_soonest_gets_the_request() -> None:
@@ -59,12 +61,32 @@ def test_what_was_kept_from_an_arm_is_not_all_made_up_for_later() -> None:
 
 def test_others_who_send_requests_too_lengthen_the_queues() -> None:
     splitter = told(replace(LARGE, share=1.0), replace(SMALL, share=0.0), splitters=3)
-    assert [splitter.choose(0.25) for _ in range(2)] == ["large", "small"]
+    assert [splitter.choose(0.25).name for _ in range(2)] == ["large", "small"]
 
 
 def test_more_replicas_shorten_them() -> None:
     splitter = told(replace(LARGE, share=1.0, replicas=2), replace(SMALL, share=0.0))
-    assert [splitter.choose(0.15) for _ in range(3)] == ["large", "large", "small"]
+    assert [splitter.choose(0.15).name for _ in range(3)] == ["large", "large", "small"]
+
+
+def test_an_arm_that_proves_slower_than_its_figures_gets_no_more_than_it_can_answer_in_time() -> None:
+    splitter = told(replace(LARGE, share=1.0), replace(SMALL, share=0.0))
+    for _ in range(50):
+        splitter.done(splitter.choose(1.0), took_s=0.2)
+    assert [splitter.choose(0.45).name for _ in range(3)] == ["large", "large", "small"]
+
+
+def test_an_answer_that_never_came_says_nothing_of_an_arm() -> None:
+    splitter = told(replace(LARGE, share=1.0), replace(SMALL, share=0.0))
+    for _ in range(50):
+        splitter.done(splitter.choose(1.0))
+    assert splitter.choose(0.15).name == "large"
+
+
+def test_the_overhead_is_part_of_the_time() -> None:
+    splitter = Splitter()
+    splitter.told([replace(LARGE, share=1.0), replace(SMALL, share=0.0)], overhead_s=0.1)
+    assert splitter.choose(0.15).name == "small"
 
 
 def test_without_arms_there_is_no_answer() -> None:
