@@ -78,20 +78,24 @@ class _Answer:
 
     def __init__(self, question: "Question", why: bool, changes: Sequence[str]) -> None:
         from cluster.whatif import parse_changes, replanned
+        from planner.elastic import needed
         from planner.explain import explain
         from planner.fairness import alone
 
         self.question, problem = question, question.problem()
         changed = parse_changes(changes, {pool.name: pool.devices for pool in problem.pools})
         self.plan = question.plan(problem)
+        self.needed = needed(problem)
         self.alone = {} if question.fairness == "efficient" else alone(problem)
         self.explanation = explain(problem, self.plan, question.plan) if why else None
         self.changed = replanned(question, self.plan, changed) if changed else None
 
     def tables(self) -> Iterator[Table]:
-        from cluster.tables import explanation_tables, plan_tables, what_if_tables
+        from cluster.tables import explanation_tables, growth_table, plan_tables, what_if_tables
 
         yield from plan_tables(self.question.house, self.plan, self.alone)
+        if self.needed:
+            yield growth_table(self.question.house, self.needed)
         if self.explanation is not None:
             yield from explanation_tables(self.explanation)
         if self.changed is not None:
@@ -103,6 +107,8 @@ class _Answer:
         found = plan_json(self.plan)
         if self.alone:
             found["fairness"], found["relative"] = self.question.fairness, relative(self.plan, self.alone)
+        if self.needed:
+            found["devices_needed"] = self.needed
         if self.explanation is not None:
             found["explanation"] = asdict(self.explanation)
         if self.changed is not None:

@@ -36,6 +36,17 @@ def plan_tables(house: House, plan: Plan, alone: Mapping[str, float] | None = No
     return [flows, _applications(house, plan, alone or {}), _placement(plan.assignment)]
 
 
+def growth_table(house: House, needed: Mapping[str, int]) -> Table:
+    """What Ray's autoscaler would be asked for."""
+    table = Table("pool", title="Pools that grow", title_justify="left")
+    for heading in ("devices now", "needed", "at most"):
+        table.add_column(heading, justify="right")
+    for name, count in needed.items():
+        pool = house.catalogue.pools[name]
+        table.add_row(name, str(pool.devices), str(count), str(pool.max_devices))
+    return table
+
+
 def _certificate(plan: Plan, alone: Mapping[str, float] | None) -> str:
     parts = relative(plan, alone) if alone else {}
     if parts:

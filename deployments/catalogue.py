@@ -68,6 +68,7 @@ class House:
             patience_s=planner.patience_s,
             start_timeout_s=planner.start_timeout_s,
             starts=planner.starts,
+            release_s=planner.release_s,
         )
 
     def problem(self, demand_rps: Mapping[str, float]) -> Problem:

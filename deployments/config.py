@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from planner.elastic import RELEASE_S
 from planner.plans import POLICIES
 from planner.welfare import FAIRNESS
 
@@ -95,6 +96,7 @@ class PlannerConfig:
     patience_s: float = 8.0  # how long a new placement may take before the old one makes room for it
     start_timeout_s: float = 60.0  # after which a unit counts as unable to start on a pool
     starts: int = 1  # copies that may start at a time while requests are answered
+    release_s: float = RELEASE_S  # for so long fewer devices must have been enough before fewer are asked for
     state: str | None = "state.json"  # on the head node, relative to this file: the demand that a restart plans for
 
 
@@ -311,6 +313,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(planner.patience_s >= 0, f"planner: patience_s is {planner.patience_s:g}; it cannot be negative")
     _require(planner.start_timeout_s > 0, f"planner: start_timeout_s is {planner.start_timeout_s:g}; must be positive")
     _require(planner.starts >= 1, f"planner: starts is {planner.starts}; at least one copy must be able to start")
+    _require(planner.release_s >= 0, f"planner: release_s is {planner.release_s:g}; it cannot be negative")
     router = config.router
     _require(router.margin_s >= 0, f"router: margin_s is {router.margin_s:g}; it cannot be negative")
     _require(0 < router.utilisation <= 1, f"router: utilisation is {router.utilisation:g}; it is in (0, 1]")

@@ -23,7 +23,7 @@ from planner.program import unservable
 from planner.variants import Application, Pool, Unit, plain_option
 
 WHOLE = 1_000_000  # a device, of which replicas take parts
-NOT_HERE = ("data_aware", "cells", "mix_memory", "state")  # of the planner's keys: nobody looks at these inputs
+NOT_HERE = ("data_aware", "cells", "mix_memory", "state", "release_s")  # the planner's keys without a use here
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _check(config: ScalingConfig) -> None:
     default = PlannerConfig()
     for key in NOT_HERE:
         if getattr(config.planner, key) != getattr(default, key):
-            raise ConfigError(f"planner: '{key}' means nothing here, where the planner sees no inputs; leave it out")
+            raise ConfigError(f"planner: '{key}' means nothing here; leave it out")
     pools = {name: PoolConfig(devices=pool.devices) for name, pool in config.pools.items()}
     applications = {name: ApplicationConfig(task.slo_s, task.floor) for name, task in config.applications.items()}
     check(ClusterConfig(pools, applications, planner=config.planner))

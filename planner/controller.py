@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from planner.catalogue import Catalogue
 from planner.cells import Shares
 from planner.demand import Demand, outside
-from planner.elastic import Growth, elastic
+from planner.elastic import RELEASE_S, Growth, elastic
 from planner.fairness import assign
 from planner.headroom import Headroom, load_of
 from planner.model import HOLD_PRICE
@@ -44,6 +44,7 @@ class Settings:
     patience_s: float  # how long a placement may take before the old one makes room for it
     start_timeout_s: float  # after which a unit counts as unable to start on a pool
     starts: int  # copies that may start at a time while requests are answered
+    release_s: float = RELEASE_S  # for so long fewer devices must have been enough before fewer are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class Controller:
         self._accuracy = dict(catalogue.accuracy)
         self._in_cells = dict(catalogue.in_cells)
         self._cells = {name: Shares(profiled) for name, profiled in catalogue.cells.items()}
-        self._growth = Growth(catalogue.pools)
+        self._growth = Growth(catalogue.pools, settings.release_s)
         self._grown: Mapping[str, int] = {}  # what was asked for
         self._present: tuple[Device, ...] = ()
         self._devices: tuple[Device, ...] = ()  # of those the ones to plan for

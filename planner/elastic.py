@@ -10,7 +10,7 @@ from planner.variants import Device, Pool
 
 FALLS_SHORT = 1e-3  # of the demand: what may be left unserved, or missed of a floor, before a device is asked for
 LIMIT_S = 0.1  # for each count that is tried
-RELEASE_S = 120.0  # for so long fewer devices must have been enough before fewer are asked for
+RELEASE_S = 120.0  # by default: for so long fewer devices must have been enough before fewer are asked for
 
 
 def elastic(pools: Mapping[str, Pool]) -> dict[str, Pool]:
@@ -77,10 +77,11 @@ class _Served:
 
 
 class Growth:
-    """What is asked for: more at once, fewer when fewer have been enough for `RELEASE_S`; never below `devices`."""
+    """What is asked for: more at once, fewer when fewer have long been enough; never below `devices`."""
 
-    def __init__(self, pools: Mapping[str, Pool]) -> None:
-        self._pools = elastic(pools)
+    def __init__(self, pools: Mapping[str, Pool], release_s: float = RELEASE_S) -> None:
+        """Fewer must have been enough for `release_s`."""
+        self._pools, self._release_s = elastic(pools), release_s
         self._told: dict[str, deque[tuple[float, int]]] = {name: deque() for name in self._pools}  # falling counts
 
     def told(self, needed: Mapping[str, int], now: float) -> None:
@@ -95,7 +96,7 @@ class Growth:
         """Devices by elastic pool: the most that were needed of late; nothing before anything was told."""
         asked = {}
         for name, told in self._told.items():
-            while len(told) > 1 and now - told[0][0] > RELEASE_S:  # the last says what is needed now
+            while len(told) > 1 and now - told[0][0] > self._release_s:  # the last says what is needed now
                 told.popleft()
             if told:
                 asked[name] = min(self._pools[name].max_devices, max(self._pools[name].devices, told[0][1]))

@@ -40,10 +40,12 @@ def test_every_box_tells_its_pool_and_its_memory() -> None:
             assert part in command
 
 
-def test_every_node_type_of_a_cloud_is_a_pool_and_cannot_grow() -> None:
-    kinds = read("aws-cluster.yaml")["available_node_types"]
+def test_every_node_type_of_a_cloud_is_a_pool_that_the_cluster_has_room_for() -> None:
+    config = read("aws-cluster.yaml")
+    kinds = config["available_node_types"]
+    assert config["max_workers"] == sum(kind.get("max_workers", 0) for kind in kinds.values())
     for kind in kinds.values():
         if "labels" in kind:
             assert set(kind["labels"]) == {POOL_LABEL}
-            assert kind["min_workers"] == kind["max_workers"]
+            assert 1 <= kind["min_workers"] <= kind["max_workers"]
     assert sum("labels" in kind for kind in kinds.values()) == len(kinds) - 1, "all but the head"
