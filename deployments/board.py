@@ -85,14 +85,7 @@ class KvBoard:
     def notice(self) -> Notice | None:
         """The notice, if one was posted."""
         found = internal_kv._internal_kv_get(self._notice, namespace=NAMESPACE)
-        if found is None:
-            return None
-        said: dict[str, Any] = orjson.loads(found)
-        guides = {
-            name: Guide(**{**guide, "arms": tuple(Arm(**arm) for arm in guide["arms"])})
-            for name, guide in said.pop("guides").items()
-        }
-        return Notice(guides=guides, **said)
+        return None if found is None else _notice(found)
 
     def tell(self, chooser: str, tally: Tally) -> None:
         """Replace a chooser's tally."""
@@ -104,8 +97,9 @@ class KvBoard:
         found = {}
         for key in internal_kv._internal_kv_list(self._tallies, namespace=NAMESPACE):
             said = internal_kv._internal_kv_get(key, namespace=NAMESPACE)
-            if said is not None:
-                found[key.decode().removeprefix(self._tallies)] = Tally(**orjson.loads(said))
+            tally = None if said is None else _tally(said)
+            if tally is not None:
+                found[key.decode().removeprefix(self._tallies)] = tally
         return found
 
     def forget(self, chooser: str) -> None:
@@ -116,3 +110,23 @@ class KvBoard:
         """Remove all of it, so that the next application of this name begins with nothing."""
         internal_kv._internal_kv_del(self._notice, namespace=NAMESPACE)
         internal_kv._internal_kv_del(self._tallies, del_by_prefix=True, namespace=NAMESPACE)
+
+
+def _notice(found: bytes) -> Notice | None:
+    """A notice as it was posted; None for one that another version wrote."""
+    try:
+        said: dict[str, Any] = orjson.loads(found)
+        guides = {
+            name: Guide(**{**guide, "arms": tuple(Arm(**arm) for arm in guide["arms"])})
+            for name, guide in said.pop("guides").items()
+        }
+        return Notice(guides=guides, **said)
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def _tally(found: bytes) -> Tally | None:
+    try:
+        return Tally(**orjson.loads(found))
+    except (TypeError, ValueError):
+        return None

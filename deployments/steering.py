@@ -13,12 +13,11 @@ import ray
 
 from deployments.autoscaler import Autoscaler, Seen, devices_of
 from deployments.board import Board, KvBoard, Notice
-from deployments.config import ConfigError
-from deployments.profiles import ProfileError
 from deployments.scaled import Scaling, read_scaling
 
 LOOK_EVERY_S = 0.25
 NODES_EVERY_S = 1.0
+FAILED_S = 2.0  # until the next turn after one that failed
 SILENT_S = 30.0  # without a call of Serve's control loop the application is gone
 
 logger = logging.getLogger("ray.serve")
@@ -73,8 +72,8 @@ class Steering:
         board = KvBoard(self._name)
         try:
             scaling = read_scaling(self.kwargs)
-        except (ConfigError, ProfileError, ValueError) as error:
-            self._refuse(board, str(error))
+        except Exception as error:  # a thread that ends would be started again with the next look
+            self._refuse(board, str(error) or repr(error))
             return
         nodes, nodes_at = None, float("-inf")
         while not self._stopped.wait(LOOK_EVERY_S) and not self._forgotten:
@@ -88,6 +87,7 @@ class Steering:
                 self._autoscaler.turn(now, devices_of(scaling, nodes))
             except Exception:  # the store is away for a moment: what was wanted stays in force
                 logger.exception("autoscaler: %s: a turn failed; trying again", self._name)
+                self._stopped.wait(FAILED_S)
         if not self._stopped.is_set():
             board.clear()
 

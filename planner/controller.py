@@ -220,13 +220,15 @@ class Controller:
     def _keep(self, now: float) -> None:
         """Plans for the devices that are there, but for those that an autoscaler may take back."""
         kept = self._growth.kept(self._present, self._loaded, now)
-        if {d.name for d in kept} != {d.name for d in self._devices}:
+        if kept != self._devices and {d.name for d in kept} != {d.name for d in self._devices}:
             self._pending = "the devices changed"
         self._devices = kept
 
     def _grow(self, now: float) -> list[ControllerAction]:
         asked = self._growth.asked(now)
-        if asked == self._grown:
+        if not asked and not self._present:  # nothing to plan for, and so to ask more by, until the first has come
+            asked = {name: pool.devices for name, pool in elastic(self._catalogue.pools).items()}
+        if asked == self._grown or not asked:
             return []
         self._grown = asked
         return [Ask(asked)]

@@ -105,9 +105,9 @@ class Growth:
     def kept(self, devices: Sequence[Device], loaded: Mapping[str, frozenset[str]], now: float) -> tuple[Device, ...]:
         """The devices to plan for: those asked for, and of each pool those that hold most; the others are to go."""
         asked = self.asked(now)
-        kept = [device for device in devices if device.pool not in asked]
+        kept = {device for device in devices if device.pool not in asked}
         for pool, count in asked.items():
             of_pool = [device for device in devices if device.pool == pool]
             of_pool.sort(key=lambda device: (-len(loaded.get(device.name, ())), device.name))
-            kept += of_pool[:count]
-        return tuple(sorted(kept, key=lambda device: devices.index(device)))
+            kept.update(of_pool[:count])
+        return tuple(device for device in devices if device in kept)

@@ -24,7 +24,10 @@ def free_port() -> int:
 
 
 def by_application(told: dict[str, Any]) -> dict[str, Any]:
-    """The policy where the example has it."""
+    """The policy where the example has it, with an ingress that scales as Serve does by default."""
+    told["applications"][0]["deployments"].append(
+        {"name": "Ingress", "autoscaling_config": {"min_replicas": 1, "max_replicas": 2}}
+    )
     return told
 
 

@@ -185,6 +185,10 @@ def test_the_controller_asks_for_what_the_demand_needs_and_plans_for_what_has_co
     assert len(cloud.controller.plan.assignment) == 1
 
 
+def test_where_no_device_is_there_yet_the_least_are_asked_for() -> None:
+    assert Controller(catalogue(), SETTINGS).handle(ClusterChanged((), {}), 0.0) == [Ask({"box": 1})]
+
+
 def test_devices_beyond_those_asked_for_are_left_empty_so_that_they_can_be_taken_back() -> None:
     cloud = Cloud()
     cloud.devices = 4
