@@ -19,6 +19,10 @@ MOST_HEADER_BYTES = 65536
 LINGER_S = 2.0  # for a client to read why its request is refused, while it is still sending it
 WAITING = 16  # requests that a client may send ahead on one connection before it is read no further
 
+ONCE = frozenset(  # headers of which a second is another opinion: whoever stands in between may have heeded the other
+    "authorization content-encoding content-length expect host inference-header-content-length transfer-encoding".split()
+)
+
 logger = logging.getLogger("ray.serve")
 
 
@@ -26,6 +30,18 @@ class HeadersTooLarge(BadRequest):  # the house's names say the culprit
     """More header bytes than any client of this protocol has."""
 
     status = 431
+
+
+class CodingNotOffered(BadRequest):  # as HeadersTooLarge
+    """A Transfer-Encoding other than chunked."""
+
+    status = 501
+
+
+class VersionNotOffered(BadRequest):  # as HeadersTooLarge
+    """Not HTTP/1.1, nor 1.0."""
+
+    status = 505
 
 
 class Stream(Protocol):
@@ -219,7 +235,12 @@ class Connection(asyncio.Protocol):
         if not self._heading:
             return
         self._grow(len(name) + len(value))
-        self._headers[name.lower().decode("latin-1")] = value.decode("latin-1")
+        key, text = name.lower().decode("latin-1"), value.decode("latin-1")
+        if key in self._headers:
+            if key in ONCE:
+                self._refuse(BadRequest(f"{key} is given twice; give it once"))
+            text = f"{self._headers[key]}, {text}"  # RFC 9110, 5.3
+        self._headers[key] = text
 
     def _grow(self, size: int) -> None:
         self._size += size
@@ -227,9 +248,10 @@ class Connection(asyncio.Protocol):
             self._refuse(HeadersTooLarge(f"more than {MOST_HEADER_BYTES} bytes of headers"))
 
     def on_headers_complete(self) -> None:
-        """Refuse by its length a body that is too large, before it is read."""
+        """Refuse what others might read as another request, and by its length a body that is too large, unread."""
         self._size = self._unseen = 0
         self._heading = False
+        self._check_framing()
         if self._offers():
             return
         length = self._headers.get("content-length")
@@ -237,6 +259,21 @@ class Connection(asyncio.Protocol):
             self._refuse(BodyTooLarge(f"a body of {int(length) / 1e6:.3g} MB; {self._most()}"))
         if "expect" in self._headers and not self.busy and not self._closed:
             self._stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _check_framing(self) -> None:
+        """What llhttp lets pass and RFC 9112 does not: 2.6, 3.2, 6.1."""
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._refuse(VersionNotOffered(f"HTTP/{version} is not spoken here; use HTTP/1.1"))
+        if version == "1.1" and "host" not in self._headers:
+            self._refuse(BadRequest("no Host header; HTTP/1.1 has one"))
+        coding = self._headers.get("transfer-encoding")
+        if coding is None:
+            return
+        if version == "1.0":
+            self._refuse(BadRequest("Transfer-Encoding in HTTP/1.0; send Content-Length, or HTTP/1.1"))
+        if coding.strip().lower() != "chunked":
+            self._refuse(CodingNotOffered("Transfer-Encoding is not chunked alone; compress by Content-Encoding"))
 
     def on_body(self, chunk: bytes) -> None:
         """A piece of the body."""

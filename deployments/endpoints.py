@@ -40,6 +40,8 @@ HTML = {
     "connect-src 'self'; img-src data:; frame-ancestors 'none'",
 }
 AUTHORIZATION = "authorization"
+GET, POST = ("GET", "HEAD"), ("POST",)
+MODEL_METHODS = {"": GET, "ready": GET, "stats": GET, "config": GET, "infer": POST}  # below a model's own name
 
 
 class Reply(NamedTuple):
@@ -90,7 +92,8 @@ class Endpoints:
             return Reply(error.status, error.headers, error.body)
 
     async def _route(self, method: str, parts: list[str], headers: Mapping[str, str], body: bytes) -> Reply:
-        match parts:  # what a load balancer asks is open, and a page that knows nothing by itself
+        offered = methods(parts)
+        match parts if method in offered else []:  # what a load balancer asks is open, and a page that knows nothing
             case ["pliant"]:
                 return Reply(200, HTML, page())
             case ["v2", "health", "live"] | ["livez"]:
@@ -100,6 +103,8 @@ class Endpoints:
         token = headers.get(AUTHORIZATION)
         infers = parts[:2] == ["v2", "models"] and parts[-1] == "infer"
         self.access.admit(token, parts[2] if infers else None, admin=parts == ["pliant", "policy"])
+        if offered and method not in offered:
+            return _not_allowed(method, parts, offered)
         match parts:
             case ["v2"]:
                 return _json(server_metadata(VERSION_OF_PLIANT))
@@ -107,9 +112,9 @@ class Endpoints:
                 return Reply(200, {"content-type": CONTENT_TYPE}, await self.driver.metrics())
             case ["v2", "models", "stats"]:
                 return _json(self.driver.counters.body())
-            case ["v2", "repository", "index"] if method == "POST":
+            case ["v2", "repository", "index"]:
                 return _json(repository_index(self._manifests, self.driver.ready, _only_ready(body)))
-            case ["v2", "repository", "models", name, "load" | "unload" as verb] if method == "POST":
+            case ["v2", "repository", "models", name, "load" | "unload" as verb]:
                 raise refuse_loading(name, self._manifests, verb)
             case ["openapi.json"]:
                 return Reply(200, JSON, self._openapi)
@@ -119,7 +124,7 @@ class Endpoints:
                 return _json(await self.driver.overview())
             case ["pliant", "status"]:
                 return _json(self.driver.status())
-            case ["pliant", "policy"] if method == "POST":
+            case ["pliant", "policy"]:
                 return await self._policy(body)
         return _json({"error": f"no such endpoint: {method} /{'/'.join(parts)}; see GET /v2"}, 404)
 
@@ -138,13 +143,11 @@ class Endpoints:
                 return _json(self.driver.counters.body(manifest.name))
             case ["config"]:
                 return _json(model_config(manifest, self.driver.house.config.router.max_request_batch))
-            case ["infer"] if method == "POST":
+            case ["infer"]:
                 asked = self.read_inference(manifest, headers, body)
                 scores, served = await self.driver.infer(manifest.name, asked)
                 content, answered = encode_response(asked, scores, manifest, served)
                 return Reply(200, answered, content)
-            case ["infer"]:
-                return _json({"error": f"{method} of inference: use POST"}, 405)
         return _json({"error": f"no such endpoint: {method} of model '{manifest.name}'; see GET /v2"}, 404)
 
     def _manifest(self, name: str) -> Manifest:
@@ -167,6 +170,27 @@ class Endpoints:
             raise BadJson(f"policy: unknown policy {policy!r}; known are {', '.join(POLICIES)}")
         await self.driver.set_policy(policy)
         return _json({"policy": policy})
+
+
+def methods(parts: list[str]) -> tuple[str, ...]:
+    """The methods of the endpoint that these names lead to; none where there is no such endpoint."""
+    match parts:
+        case ["v2"] | ["livez" | "readyz" | "metrics" | "openapi.json"] | ["v2", "health", "live" | "ready"]:
+            return GET
+        case ["pliant"] | ["pliant", "overview" | "status"] | ["v2", "models", "stats"]:
+            return GET
+        case (
+            ["pliant", "policy"] | ["v2", "repository", "index"] | ["v2", "repository", "models", _, "load" | "unload"]
+        ):
+            return POST
+        case ["v2", "models", _, "versions", _, *rest] | ["v2", "models", _, *rest]:
+            return MODEL_METHODS.get("/".join(rest), ())
+    return ()
+
+
+def _not_allowed(method: str, parts: list[str], offered: tuple[str, ...]) -> Reply:
+    error = f"{method} of /{'/'.join(parts)}: use {' or '.join(offered)}"
+    return Reply(405, {**JSON, "allow": ", ".join(offered)}, orjson.dumps({"error": error}))
 
 
 def _parts(target: str) -> list[str]:

@@ -538,7 +538,8 @@ def test_a_certificate_that_is_none_is_refused_at_the_start(run: Run, tmp_path: 
         ("POST", "/v2/repository/models/dogs/unload", 404, "unknown application"),
         ("GET", "/v2/models/animals/versions", 404, "its only one is '1'"),
         ("GET", "/pliant/status", 200, '"1":0.5'),
-        ("GET", "/pliant/policy", 404, "no such endpoint"),
+        ("GET", "/pliant/policy", 405, "use POST"),
+        ("PUT", "/v2", 405, "use GET or HEAD"),
         ("DELETE", "/nowhere", 404, "DELETE /nowhere"),
         ("POST", "/v2/models/dogs/infer", 404, "unknown application"),
     ],
@@ -793,7 +794,7 @@ def test_a_client_that_does_not_read_is_asked_no_more(run: Run) -> None:
         (post(BODY, BINARY, version="1.0"), False),
         (post(BODY, {**BINARY, "connection": "keep-alive"}, version="1.0"), False),
         (GET.replace(b"1.1", b"1.0"), False),
-        (b"GET /v2 HTTP/1.1\r\nConnection: close\r\n\r\n", False),
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", False),
     ],
 )
 def test_connections_stay_as_asked(request_: bytes, stays: bool, run: Run) -> None:
@@ -827,8 +828,8 @@ def test_head_is_get_without_its_body(target: str, run: Run) -> None:
     async def ask() -> None:
         async with place() as at:
             client = await at.connect()
-            got = await (await client.send(f"GET {target} HTTP/1.1\r\n\r\n".encode())).answer()
-            head = await (await client.send(f"HEAD {target} HTTP/1.1\r\n\r\n".encode())).answer("HEAD")
+            got = await (await client.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())).answer()
+            head = await (await client.send(f"HEAD {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())).answer("HEAD")
             assert head == got._replace(body=b"")
             assert (await (await client.send(GET)).answer()).status == 200
 
@@ -942,7 +943,7 @@ def test_a_flood_of_headers_is_refused(flood: bytes, size: int, run: Run) -> Non
 
 
 def test_headers_of_almost_the_greatest_size_are_taken(run: Run) -> None:
-    request = b"GET /v2 HTTP/1.1\r\nx: " + b"v" * (MOST_HEADER_BYTES - 100) + b"\r\n\r\n"
+    request = b"GET /v2 HTTP/1.1\r\nHost: x\r\nx: " + b"v" * (MOST_HEADER_BYTES - 100) + b"\r\n\r\n"
 
     async def ask() -> None:
         async with place() as at:
@@ -1219,7 +1220,7 @@ def test_it_listens_on_its_own_address_only(run: Run) -> None:
 
 # -- anything at all --------------------------------------------------------------------------------------------------
 
-VALID = STREAM + b"HEAD /v2 HTTP/1.1\r\nExpect: 100-continue\r\n\r\n" + infer("failed") + infer("last")
+VALID = STREAM + b"HEAD /v2 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n" + infer("failed") + infer("last")
 
 
 @st.composite
