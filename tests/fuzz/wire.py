@@ -100,7 +100,7 @@ def hear(loop: asyncio.AbstractEventLoop, listener: Recorder, pieces: Sequence[b
                 break
             connection.data_received(piece)
             largest = max(largest, len(connection._body) + sum(len(message.body) for message in connection._waiting))
-            await quiet(connection)
+            await quiet(connection, wire)
         connection.connection_lost(None)
         await asyncio.sleep(0)
         return Heard(listener.taken, answers(bytes(wire.written), listener.taken), wire.closed, largest)
@@ -110,11 +110,11 @@ def hear(loop: asyncio.AbstractEventLoop, listener: Recorder, pieces: Sequence[b
     return heard
 
 
-async def quiet(connection: Connection) -> None:
+async def quiet(connection: Connection, wire: Wire) -> None:
     """Until nothing is under way any more."""
     for _ in range(100_000):
         await asyncio.sleep(0)
-        if not connection.busy and not connection._waiting:
+        if wire.closed or not (connection.busy or connection._waiting):
             return
     raise AssertionError("a request is never answered")
 
