@@ -14,6 +14,7 @@ from deployments.ingress import Ingress
 from deployments.planner import Planner
 from deployments.profiles import model_path
 from deployments.registry import POOL_LABEL, deployment_name
+from deployments.tracing import check_tracing
 from deployments.variant import Variant
 
 MOST_DEVICES = 10_000  # of a pool: nodes may join beyond those configured, and the planner counts what is there
@@ -35,6 +36,7 @@ def build(args: BuildArgs) -> Application:
         ConfigError, ProfileError: what is wrong with the configuration, the models or their profiles.
     """
     house = load_house(load_config(args.config))
+    check_tracing(house.config.tracing)
     planner = (
         serve.deployment(Planner)
         .options(name="planner", num_replicas=1, ray_actor_options={"num_cpus": 0, "resources": HEAD})

@@ -152,6 +152,14 @@ class GrpcConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """Where traces of requests go, and of how many."""
+
+    endpoint: str  # a collector of OTLP over HTTP, such as http://127.0.0.1:4318
+    sample: float = 0.01  # of the requests whose client does not say itself, by `traceparent`
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The one YAML file: everything that a user might tune."""
 
@@ -165,6 +173,7 @@ class ClusterConfig:
     http: HttpConfig = field(default_factory=HttpConfig)
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
+    tracing: TracingConfig | None = None  # default: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +348,13 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(http.idle_s > 0, f"http: idle_s is {http.idle_s:g}; it must be positive")
     _require(http.max_connections >= 1, f"http: max_connections is {http.max_connections}; at least one")
     _require(grpc.port is None or 0 < grpc.port < 65536, f"grpc: port is {grpc.port}; it is 1 to 65535")
+    tracing = config.tracing
+    if tracing is not None:
+        _fraction(tracing.sample, "tracing: sample")
+        _require(
+            tracing.endpoint.startswith(("http://", "https://")),
+            f"tracing: endpoint is '{tracing.endpoint}'; write the URL of a collector, such as http://127.0.0.1:4318",
+        )
     _require(grpc.port != http.port, f"grpc: port is {grpc.port}, which is http's; they cannot share one")
     return config
 

@@ -31,6 +31,7 @@ from deployments.protocol import (
 )
 from deployments.router import RouterDriver
 from deployments.tensors import read_flag
+from deployments.tracing import Tracer
 from planner.plans import POLICIES
 
 VERSION_OF_PLIANT = version("pliant")
@@ -62,7 +63,8 @@ def page() -> bytes:
 class Endpoints:
     """Answers HTTP requests; every error has the protocol's body."""
 
-    def __init__(self, driver: RouterDriver, access: Access | None = None) -> None:
+    def __init__(self, driver: RouterDriver, access: Access | None = None, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer
         self.driver, self.access = driver, access or Access(None)
         self._manifests = driver.house.manifests
         self.slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
@@ -83,7 +85,8 @@ class Endpoints:
 
     def read_inference(self, manifest: Manifest, headers: Mapping[str, str], body: bytes) -> InferRequest:
         """The request in the body of an inference; WireError where it is none."""
-        return self._readers[manifest.name].read(body, headers)
+        asked = self._readers[manifest.name].read(body, headers)
+        return asked if self._tracer is None else self._tracer.begin(asked, headers)
 
     async def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Answer one request; `headers` by lower-case name."""

@@ -38,6 +38,7 @@ from deployments.protocol import (
 )
 from deployments.tensors import Array
 from deployments.tls import Certificate
+from deployments.tracing import Tracer
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 STREAM_DEPTH = 64  # requests of one stream that are worked on at a time
@@ -85,7 +86,9 @@ class GrpcService:
         version: str,
         slo_s: Mapping[str, float] | None = None,
         access: Access | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._access = access or Access(None)
         self._router = router
         self._codecs = {name: GrpcCodec(m, limits, (slo_s or {}).get(name)) for name, m in manifests.items()}
@@ -188,6 +191,8 @@ class GrpcService:
             raise UnknownApplication.named(request.model_name, self._codecs)
         check_size(request.ByteSize(), self._limits)  # Ray Serve's proxy has no limit of its own
         asked = codec.decode(request, time_left_s(grpc_context))
+        if self._tracer is not None:
+            asked = self._tracer.begin(asked, metadata(grpc_context))
         scores, served = await self._router.infer(codec.manifest.name, asked)
         return codec.encode(asked, scores, served)
 
@@ -291,8 +296,17 @@ def _handler(name: str, behaviour: Any) -> Any:
 
 def authorization(grpc_context: Any) -> str | None:
     """What the caller's metadata say of who it is."""
-    metadata: Iterable[tuple[str, Any]] = getattr(grpc_context, "invocation_metadata", tuple)() or ()
-    return next((str(value) for key, value in metadata if key == "authorization"), None)
+    return next((str(value) for key, value in _metadata(grpc_context) if key == "authorization"), None)
+
+
+def metadata(grpc_context: Any) -> dict[str, str]:
+    """The caller's metadata, but for what is no text."""
+    return {key: value for key, value in _metadata(grpc_context) if isinstance(value, str)}
+
+
+def _metadata(grpc_context: Any) -> Iterable[tuple[str, Any]]:
+    found: Iterable[tuple[str, Any]] = getattr(grpc_context, "invocation_metadata", tuple)() or ()
+    return found
 
 
 async def serve_grpc(service: GrpcService, http: HttpConfig, port: int, limits: RouterConfig) -> grpc.aio.Server:

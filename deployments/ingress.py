@@ -20,6 +20,7 @@ from deployments.listener import Listener
 from deployments.protocol import WireError
 from deployments.router import RouterDriver
 from deployments.secret import cluster_secret
+from deployments.tracing import new_tracer
 
 CLIENT_GONE = 499  # nginx's code: nobody reads it, but access logs count it
 GRACE_S = 8.0  # for answers that are owed when the replica is told to stop
@@ -38,13 +39,14 @@ class Ingress:
         driver = RouterDriver(config, planner, variants, context.replica_id.unique_id, secret)
         self._limits = config.router
         access = Access(config.access.tokens, 1 / config.router.replicas)
-        self._endpoints = Endpoints(driver, access)
+        self._tracer = driver.tracer = new_tracer(config.tracing, config.name, driver.name)
+        self._endpoints = Endpoints(driver, access, self._tracer)
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         house = driver.house
         slo_s = {name: application.slo_s for name, application in house.catalogue.applications.items()}
         service = GrpcService(
-            driver, house.manifests, config.router, driver.counters.body, VERSION_OF_PLIANT, slo_s, access
+            driver, house.manifests, config.router, driver.counters.body, VERSION_OF_PLIANT, slo_s, access, self._tracer
         )
         self._grpc: grpc.aio.Server | None = None
         driver.ingress = await choose_ingress(config)
@@ -84,6 +86,8 @@ class Ingress:
         if self._grpc is not None:
             ends.append(self._grpc.stop(GRACE_S))
         await asyncio.gather(*ends)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
 
 async def choose_ingress(config: ClusterConfig) -> str:

@@ -18,7 +18,7 @@ Bytes are read and written in `deployments.codec`, gRPC's messages in `deploymen
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, ClassVar, Self
 
@@ -212,6 +212,7 @@ class InferRequest:
     min_accuracy: float = 0.0
     priority: float = 1.0
     outputs: tuple[Output, ...] = ()  # never empty once decoded; empty asks for all, as JSON
+    trace: Any = field(default=None, compare=False)  # `deployments.tracing.Trace`, of the few that are traced
 
 
 @dataclass(frozen=True, slots=True)

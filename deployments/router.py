@@ -5,7 +5,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,7 @@ from deployments.protocol import (
 from deployments.registry import REGISTRY, Replica, ReplicaGone
 from deployments.reports import Report
 from deployments.tickets import Answered, Done, Outcome, Ticket
+from deployments.tracing import Tracer
 from deployments.transport import Transport
 from planner.accuracy import Estimate
 from planner.events import (
@@ -96,6 +97,7 @@ class RouterDriver:
         self.name = name
         self.ingress = ""  # what brings requests in; told by the ingress
         self.on_part: Callable[[bool], None] = lambda _: None  # told whether this router has any device to itself
+        self.tracer: Tracer | None = None  # told by the ingress
         self._planner = planner
         self._transport = Transport(variants, self.house.manifests, secret)
         self._flights = Flights(self._transport, self._ran, self._ending, self._overdue)
@@ -160,10 +162,14 @@ class RouterDriver:
         arrived = time.monotonic() if arrived is None else arrived
         slo_s = self.house.catalogue.applications[application].slo_s
         deadline = arrived + (slo_s if asked.deadline_ms is None else asked.deadline_ms / 1e3)
+        if asked.trace is not None:
+            done = asked.trace.until(application, asked, arrived, deadline, done)
         if self.shed(application, len(asked.x), deadline - arrived):
             done(self.overloaded(application))
             return Ticket(application, asked, self._looks.blind(application), (), done, failed=True)
         seen = self._looks.look(application, asked.x)  # the time that it takes is the request's own
+        if asked.trace is not None:
+            asked.trace.looked()
         requests = [
             Request(
                 next(self._ids), application, arrived, deadline, tuple(row), asked.min_accuracy, asked.priority, peek
@@ -199,6 +205,8 @@ class RouterDriver:
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has gone, or one of its samples has failed: what still waits is not run any more."""
+        if ticket.asked.trace is not None:
+            ticket.asked.trace.gone()
         for request in ticket.requests:
             if self._waiting.pop(request.id, None) is not None:
                 self._handle(Cancelled(request.application, request.id))
@@ -298,9 +306,17 @@ class RouterDriver:
         found = self._waiting.get(request.id)
         return self._blanks[request.application] if found is None else found[0].asked.x[found[1]]
 
+    def _asked(self, run: Run) -> Iterator[tuple[Request, InferRequest]]:
+        """Of a batch, whatever is still waited for."""
+        for request in run.requests:
+            if (found := self._waiting.get(request.id)) is not None:
+                yield request, found[0].asked
+
     def _ran(self, flight: Flight, result: NDArray[Any] | Exception, busy_s: float) -> None:
         """A batch came back; one that was overdue is too late for the machine, which has queued its requests again."""
         run = flight.run
+        if self.tracer is not None:
+            self.tracer.ran(flight, self._asked(run), result, busy_s)
         if isinstance(result, Exception):
             self._failed(run, result)
         else:

@@ -96,6 +96,22 @@ class Tracer:
             return asked
         return replace(asked, trace=Trace(self.spans, parent))
 
+    def ran(
+        self,
+        flight: "Flight",
+        asked: Iterable[tuple["Request", InferRequest]],
+        result: "NDArray[Any] | Exception",
+        busy_s: float,
+    ) -> None:
+        """A batch is over; `asked` are those in it that still wait for their answer."""
+        inside: dict[Trace, list[int]] = {}
+        for request, whole in asked:
+            if whole.trace is not None:
+                inside.setdefault(whole.trace, []).append(request.id)
+        for trace, ids in inside.items():
+            error = result if isinstance(result, Exception) else None
+            trace.ran(flight, ids, [other for other in inside if other is not trace], error, busy_s)
+
     def close(self) -> None:
         """Send what is left; blocks for as long as a collector may take."""
         self._provider.shutdown()
@@ -147,11 +163,12 @@ class Trace:
         self._queued = time.monotonic()
         self._child("look", self._looking, self._queued)
 
-    def ran(self, flight: "Flight", samples: int, others: Iterable["Trace"], error: Exception | None, busy_s: float) -> None:
-        """`samples` of this request were in a batch that is over now; so were the `others`."""
+    def ran(
+        self, flight: "Flight", ids: list[int], others: Iterable["Trace"], error: Exception | None, busy_s: float
+    ) -> None:
+        """Samples of this request were in a batch that is over now; so were some of the `others`."""
         from opentelemetry.trace import Link
 
-        ids = [request.id for request in flight.run.requests]
         queued = min((self._since[i] for i in ids if i in self._since), default=self._queued)
         now = time.monotonic()
         self._since.update(dict.fromkeys(ids, now))
@@ -159,13 +176,13 @@ class Trace:
         about = {
             "pliant.batch": flight.run.batch,
             "pliant.batch.size": len(flight.run.requests),
-            "pliant.batch.samples": samples,
+            "pliant.batch.samples": len(ids),
             "pliant.unit": flight.run.unit,
             "pliant.device": flight.run.device,
             "pliant.pool": flight.pool,
             "pliant.busy_ms": 1e3 * busy_s,
         }
-        links = [Link(other._root.get_span_context()) for other in others if other._root is not self._root]
+        links = [Link(other._root.get_span_context()) for other in others]
         self._child("batch", flight.sent, now, about, links, error)
 
     def gone(self) -> None:
