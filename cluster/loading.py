@@ -21,7 +21,7 @@ from cluster.engine.run import INTERRUPTED
 from cluster.loadgen import Address, LoadError, Target, send_closed, send_load
 from cluster.metrics import keeps_slo, summarise
 from cluster.outcomes import Outcomes
-from cluster.report import LiveTable, comparison, latency_table, sweep_table
+from cluster.report import LiveTable, comparison, latency_table, stop_live, sweep_table
 from cluster.terminal import pairs
 from cluster.traces import Load, made
 from cluster.workload import Workload, WorkloadError
@@ -288,7 +288,9 @@ def run_sweep(
     `draw` makes the workload of a rate, the warm-up within.
     """
     steps: list[Step] = []
-    with Live(console=console, auto_refresh=False) as live:
+    live = Live(console=console, auto_refresh=False)
+    live.start()
+    try:
         for rate_rps in rates_rps:
             workload = draw(rate_rps)
             found = send_load(order.address, workload, targets, None, order.connections)
@@ -299,6 +301,8 @@ def run_sweep(
             if len(found) < len(workload):
                 break
             time.sleep(PAUSE_S)
+    finally:
+        stop_live(live)
     return steps
 
 

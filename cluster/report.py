@@ -158,6 +158,13 @@ class _Row:
             self.recent.append(outcome.variant.split("/")[-1])
 
 
+def stop_live(live: Live) -> None:
+    """End what follows a run. Rich ends the last line on a terminal only."""
+    live.stop()
+    if not live.console.is_terminal:
+        live.console.line()
+
+
 class LiveTable:
     """A table that follows a run: `with LiveTable(workload.counts()) as live: send_load(..., live.update)`."""
 
@@ -181,7 +188,7 @@ class LiveTable:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._live.update(self.render(), refresh=True)
-        self._live.stop()
+        stop_live(self._live)
 
     def update(self, outcome: Outcome) -> None:
         """Count one outcome; redraws at most every `REFRESH_S`."""

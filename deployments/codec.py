@@ -234,14 +234,18 @@ def _loads(json: bytes, what: str) -> dict[str, Any]:
 
 
 def _dict(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key) or {}
+    value = data.get(key)
+    if value is None:  # what many a client writes for nothing
+        return {}
     if not isinstance(value, dict):
         raise BadJson(f"{key} is {brief(value)}; write an object")
     return value
 
 
 def _objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    value = data.get(key) or []
+    value = data.get(key)
+    if value is None:
+        return []
     if not isinstance(value, list) or not set(map(type, value)) <= {dict}:
         raise BadJson(f"{key} is {brief(value)}; write a list of objects")
     return value

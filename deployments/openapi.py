@@ -209,21 +209,21 @@ def _request(manifest: Manifest, limits: RouterConfig, slo_s: float) -> Json:
     output = _object(
         {
             "name": {"enum": [spec.name for spec in output_specs(manifest)]},
-            "parameters": _object({"binary_data": {"type": "boolean"}}),
+            "parameters": _or_null(_object({"binary_data": {"type": "boolean"}})),
         },
         ["name"],
     )
     return _object(
         {
             "id": {"type": "string", "description": "Given back with the answer."},
-            "parameters": _object(parameters),
+            "parameters": _or_null(_object(parameters)),
             "inputs": {
                 "type": "array",
                 "minItems": 1,
                 "maxItems": 1,
                 "items": _tensor(manifest.input, limits.max_request_batch),
             },
-            "outputs": {"type": "array", "items": output, "description": "All, where none is named."},
+            "outputs": _or_null({"type": "array", "items": output, "description": "All, where none is named."}),
         },
         ["inputs"],
     )
@@ -258,7 +258,7 @@ def _tensor(spec: TensorSpec, most: int | None) -> Json:
                 "minItems": one,
             },
             "data": {"type": "array", "items": {"anyOf": [value, {"type": "array"}]} if spec.shape else value},
-            "parameters": _object({"binary_data_size": {"type": "integer", "minimum": 0}}),
+            "parameters": _or_null(_object({"binary_data_size": {"type": "integer", "minimum": 0}})),
         },
         ["name", "datatype", "shape"],
     )
@@ -356,6 +356,11 @@ def _like(example: Any) -> Json:
 def _object(properties: Json, required: Iterable[str] = ()) -> Json:
     schema: Json = {"type": "object", "properties": properties}
     return {**schema, "required": list(required)} if required else schema
+
+
+def _or_null(schema: Json) -> Json:
+    """What may also be left out by saying null."""
+    return {**schema, "type": [schema["type"], "null"]}
 
 
 def _bytes(what: str) -> Json:

@@ -1,6 +1,7 @@
 """From what the command line asks to the workload that is played."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -151,6 +152,9 @@ def served(toy: Callable[[], Any], tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
+BORDER_WITHOUT_END = "[┘╯](?!\n)"  # of a table, with other words on its last line
+
+
 def pliant_load(path: Path, *arguments: str) -> tuple[Result, Path]:
     out = path.parent / "out.parquet"
     return CliRunner().invoke(main, ["load", str(path), "--out", str(out), *arguments]), out
@@ -159,6 +163,7 @@ def pliant_load(path: Path, *arguments: str) -> tuple[Result, Path]:
 def test_an_open_load_prints_percentiles_and_leaves_outcomes_and_a_picture(served: Path, tmp_path: Path) -> None:
     result, out = pliant_load(served, "-r", "toy=100", "--seconds", "1", "--picture", str(tmp_path / "p.png"))
     assert result.exit_code == 0, result.output
+    assert not re.search(BORDER_WITHOUT_END, result.output)
     assert all(word in result.output for word in ("p50", "p90", "p95", "p99", "p99.9", "max", "answers/s in 1 s"))
     outcomes = Outcomes.load(out)
     assert 60 < len(outcomes) < 140
@@ -181,6 +186,7 @@ def test_a_sweep_names_the_highest_good_rate(served: Path, tmp_path: Path) -> No
     result, out = pliant_load(served, *asked)
     assert result.exit_code == 0, result.output
     assert "highest rate with p99 below every SLO: 80 requests/s" in result.output
+    assert not re.search(BORDER_WITHOUT_END, result.output)
     assert 80 < len(Outcomes.load(out)) < 220
     assert (tmp_path / "p.png").stat().st_size > 10_000
 

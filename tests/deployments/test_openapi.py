@@ -102,6 +102,13 @@ GOOD = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 2, 3], "da
         {"parameters": {"priority": 2, "timeout": 5}},
         {"outputs": [{"name": "label"}]},
         {"outputs": [{"name": "labels"}]},
+        {"outputs": [{"name": "label", "parameters": None}]},
+        {"outputs": [{"name": "label", "parameters": 0}]},
+        {"outputs": None, "parameters": None},
+        {"outputs": False},
+        {"outputs": {}},
+        {"parameters": []},
+        {"parameters": ""},
     ],
 )
 def test_a_request_fits_the_schema_if_and_only_if_it_is_taken(change: dict[str, Any]) -> None:
