@@ -203,7 +203,8 @@ def status_tables(status: Mapping[str, Any]) -> list[Table]:
     summary.add_row("requests come by", str(status.get("ingress", "-")))
     ways = status.get("transport", {})
     serve = f"; to {ways['through_serve']} replicas through Ray Serve" if ways.get("through_serve") else ""
-    summary.add_row("batches go over", f"{ways.get('channels', 0)} channels{serve}")
+    silent = f"; the hosts of {ways['silent']} replicas say nothing" if ways.get("silent") else ""
+    summary.add_row("batches go over", f"{ways.get('channels', 0)} channels{serve}{silent}")
     owners = list(status.get("owners", {}).values())
     if len(set(owners)) > 1:
         mine = owners.count(status["router"])

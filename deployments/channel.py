@@ -13,6 +13,7 @@ other that it knows the cluster's secret, which itself is never sent.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import hmac
 import logging
@@ -40,6 +41,8 @@ BUFFERS = 2  # of each connection: one batch runs while the next comes in
 MOST_BYTES = 1 << 30  # of a frame; more is no batch but a mistake
 HELLO_S = 5.0
 KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # seconds, seconds, times
+KEEP_ALIVE |= {"TCP_USER_TIMEOUT": 11_000}  # ms that what is sent may stay unacknowledged: then nothing probes
+NO_HOST = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH)
 STALLED_S = 5.0  # for which a router may leave its replies unread before it is hung up on: others wait behind it
 NO_SOCKET_S = 0.1  # until the next attempt where the host has no file descriptor left
 LOCAL = sys.platform == "linux"  # abstract Unix sockets vanish with their process; nothing is left to clean up
@@ -51,7 +54,11 @@ Done = Callable[[NDArray[Any] | Exception, float], None]  # scores [sample, clas
 
 
 class ChannelLost(ConnectionError):  # noqa: N818  # the house's names say the culprit
-    """The replica's end is gone, or never was there."""
+    """The replica's end is gone, or never was there; `silent` where not even its host says so."""
+
+    def __init__(self, reason: str, silent: bool = False) -> None:
+        super().__init__(reason)
+        self.silent = silent
 
 
 class BatchFailed(RuntimeError):  # noqa: N818  # as ChannelLost
@@ -193,6 +200,8 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lost = False
+        self.silent = False  # lost, since the other host says nothing any more
+        self.closed: asyncio.Future[None] = self.ready.get_loop().create_future()
         self._amiss = ""  # what the replica sent that no replica sends
 
     def send(self, number: int, samples: Sequence[memoryview], done: Done) -> None:
@@ -271,13 +280,15 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Everything under way is lost."""
-        self.lost = True
+        self.lost, self.silent = True, _is_silent(exc)
+        if not self.closed.done():
+            self.closed.set_result(None)
         if not self.ready.done():
             self.ready.set_exception(ChannelLost(self._amiss or "the replica did not take the channel"))
         why = self._amiss or (f"the replica hung up: {exc}" if exc else "the replica hung up")
         waiting, self._waiting = self._waiting, {}
         for _, done in waiting.values():
-            _tell(done, ChannelLost(why))
+            _tell(done, ChannelLost(why, self.silent))
 
 
 async def connect(address: Address, secret: bytes, manifest: Manifest) -> Channel:
@@ -308,7 +319,8 @@ async def connect(address: Address, secret: bytes, manifest: Manifest) -> Channe
             channel.ready.cancel()
             channel.close()
         if isinstance(error, OSError):  # of which TimeoutError is one
-            raise ChannelLost(f"no channel to {address.host}:{address.port}: {error!r}") from error
+            why = f"no channel to {address.host}:{address.port}: {error!r}"
+            raise ChannelLost(why, _is_silent(error)) from error
         raise
     return opened
 
@@ -338,6 +350,11 @@ def keep_alive(link: socket.socket) -> None:
     for option, value in KEEP_ALIVE.items():
         if hasattr(socket, option):
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _is_silent(error: BaseException | None) -> bool:
+    """Whether it is the other host that does not answer, rather than a process of it that is gone."""
+    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in NO_HOST)
 
 
 def _family(host: str) -> socket.AddressFamily:

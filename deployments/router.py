@@ -99,7 +99,7 @@ class RouterDriver:
         self.on_part: Callable[[bool], None] = lambda _: None  # told whether this router has any device to itself
         self.tracer: Tracer | None = None  # told by the ingress
         self._planner = planner
-        self._transport = Transport(variants, self.house.manifests, secret)
+        self._transport = Transport(variants, self.house.manifests, secret, self._replicas_changed)
         self._flights = Flights(self._transport, self._ran, self._ending, self._overdue)
         catalogue, limits, journal = self.house.catalogue, self.house.limits(), config.router.journal
         self._machine = Router(catalogue, limits)
@@ -352,7 +352,7 @@ class RouterDriver:
         """Whether anything that this router has could answer the application now, doubts aside."""
         units = self.house.catalogue.units_of(application)
         return any(
-            here & units for device, here in self._loaded(self._flights.doubted()).items() if device in self._devices
+            here & units for device, here in self._loaded(self._doubted()).items() if device in self._devices
         )
 
     # -- the cluster ----------------------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ class RouterDriver:
         self._replicas = {(r.device, r.unit): r for r in replicas}
         pools = {r.device: r.pool for r in replicas}
         owners = self._bulletin.owners
-        loaded = self._loaded(self._flights.doubted())
+        loaded = self._loaded(self._doubted())
         mine = {device: units for device, units in loaded.items() if owners.get(device, self.name) == self.name}
         for name in self._devices.keys() - mine.keys():
             del self._devices[name]
@@ -375,6 +375,12 @@ class RouterDriver:
         for name, units in mine.items():
             device = self._devices.setdefault(name, Device(name, pools[name]))
             self._handle(DeviceUp(device, units))
+
+    def _doubted(self) -> set[tuple[str, str]]:
+        """The (device, unit) that hold on to a batch for too long, or whose host says nothing."""
+        silent = self._transport.silent()
+        hosts = {replica.device for replica in self._replicas.values() if replica.uid in silent}
+        return self._flights.doubted() | {(device, unit) for device, unit in self._replicas if device in hosts}
 
     def _loaded(self, but: Collection[tuple[str, str]] = ()) -> dict[str, frozenset[str]]:
         """The units that each device holds, whoever's it is."""
