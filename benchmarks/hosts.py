@@ -1,4 +1,4 @@
-"""Several hosts on one machine, for what only happens between hosts: each has a network, files and processes of its own.
+"""Several hosts on one machine, for what only happens between them: each has its own network, files and processes.
 
 A host is a set of Linux namespaces: only `lo` and a cable to the switch of `benchmarks/wires.py`, which nothing else
 is plugged into; /etc, /home, /srv, /tmp, /run and /dev/shm of its own, in memory; process numbers of its own, so that
@@ -12,18 +12,26 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+from benchmarks.wires import inside
+
+Result = TypeVar("Result")
 
 ACCOUNT = "pliant"
 NEEDED = {"ip": "iproute2", "nsenter": "util-linux", "rsync": "rsync", "setpriv": "util-linux", "ssh": "openssh-client"}
 NEEDED |= {"ssh-keygen": "openssh-client", "sshd": "openssh-server", "unshare": "util-linux"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UNSHARE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc"]
+UNSHARE += ["--uts", "--ipc", "--kill-child"]
 STARTED_S = 20.0
 ID = 1000
 
@@ -84,9 +92,6 @@ def missing() -> str:
     return f"namespaces are not allowed here: {tried.stderr.strip()}" if tried.returncode else ""
 
 
-UNSHARE = "setpriv --pdeathsig KILL unshare --net --mount --pid --fork --mount-proc --uts --ipc --kill-child".split()
-
-
 def _find(command: str) -> str | None:
     return shutil.which(command, path=PATH)
 
@@ -121,6 +126,22 @@ class Host:
             raise HostError(f"{self.name}: {command!r} ended with {done.returncode}:\n{said[-4000:]}")
         return said
 
+    def visit(self, work: Callable[[], Result]) -> Result:
+        """What `work` answers in this process, when whatever it connects to is reached from the host's network."""
+        found: Future[Result] = Future()
+
+        def go() -> None:
+            try:
+                with inside(self.pid):
+                    found.set_result(work())
+            except BaseException as error:
+                found.set_exception(error)
+
+        thread = threading.Thread(target=go, name=f"on {self.name}")  # a thread of its own: it changes its network
+        thread.start()
+        thread.join()
+        return found.result()
+
     def write(self, path: str, content: str | bytes, user: str = ACCOUNT) -> None:
         """A file there, and the directories above it."""
         data = content.encode() if isinstance(content, str) else content
@@ -130,7 +151,9 @@ class Host:
     def copy(self, source: Path, to: str, *only: str) -> None:
         """A directory, or just these parts of it, as `to` there."""
         packed = subprocess.run(
-            ["tar", "-C", str(source), "-cf", "-", *(only or ".")], stdout=subprocess.PIPE, check=True
+            ["tar", "-C", str(source), "--exclude=__pycache__", "-cf", "-", *(only or ".")],
+            stdout=subprocess.PIPE,
+            check=True,
         ).stdout
         self.run(f"mkdir -p {to} && tar -C {to} -xf - --no-same-owner", stdin=packed)
 

@@ -20,6 +20,8 @@ import struct
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 DEVICE = b"wire"
 TUNSETIFF = 0x400454CA
@@ -29,19 +31,26 @@ FRAME_BYTES = 1 << 16
 ADDRESS = slice(6, 12)  # of the sender, in a frame; the receiver's is before it
 
 
-def plug(pid: int) -> int:
-    """A new TAP device in the network namespace of a process, as a file descriptor; OSError where that cannot be."""
+@contextmanager
+def inside(pid: int) -> Iterator[None]:
+    """This thread is in the network namespace of a process meanwhile; OSError where it may not be."""
     libc = ctypes.CDLL(None, use_errno=True)
-    here, there = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    here, there = os.open("/proc/thread-self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:
         if libc.setns(there, CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"the network of process {pid} cannot be entered")
-        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH", DEVICE, IFF_TAP | IFF_NO_PI))
+        yield
     finally:
         libc.setns(here, CLONE_NEWNET)
         os.close(here)
         os.close(there)
+
+
+def plug(pid: int) -> int:
+    """A new TAP device in the network namespace of a process, as a file descriptor; OSError where that cannot be."""
+    with inside(pid):
+        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH", DEVICE, IFF_TAP | IFF_NO_PI))
     return tap
 
 
@@ -93,10 +102,8 @@ class Switch:
 
     def _give(self, tap: int, frame: bytes) -> None:
         if self._names[tap] not in self._cut:
-            try:
+            with suppress(OSError):  # its device is down, or its host's queue is full: a switch drops frames, too
                 os.write(tap, frame)
-            except OSError:  # its device is down, or its host's queue is full: a switch drops frames, too
-                pass
 
     def pass_on(self) -> float | None:
         """Give out the frames that are due; seconds until the next one is, None without any."""

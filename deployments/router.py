@@ -351,9 +351,7 @@ class RouterDriver:
     def _answerable(self, application: str) -> bool:
         """Whether anything that this router has could answer the application now, doubts aside."""
         units = self.house.catalogue.units_of(application)
-        return any(
-            here & units for device, here in self._loaded(self._doubted()).items() if device in self._devices
-        )
+        return any(here & units for device, here in self._loaded(self._doubted()).items() if device in self._devices)
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 

@@ -40,6 +40,20 @@ def test_every_box_tells_its_pool_and_its_memory() -> None:
             assert part in command
 
 
+def test_what_is_deployed_is_copied_to_where_it_is_deployed_from() -> None:
+    mounts = read("edge-cluster.yaml")["file_mounts"]
+    assert mounts["/etc/pliant/serve.yaml"] == "./cluster/serve.yaml"
+    (application,) = read("serve.yaml")["applications"]
+    assert application["args"]["config"] in mounts
+    assert read("serve.yaml")["proxy_location"] == "Disabled"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ray_is_found_by_its_bare_name(name: str) -> None:
+    """`ray down` calls `ray stop` so, and only warns where that fails."""
+    assert any("PATH=~/pliant/bin" in command and "~/.bashrc" in command for command in read(name)["setup_commands"])
+
+
 def test_every_node_type_of_a_cloud_is_a_pool_that_the_cluster_has_room_for() -> None:
     config = read("aws-cluster.yaml")
     kinds = config["available_node_types"]

@@ -169,7 +169,9 @@ def test_a_silent_host_that_answers_without_its_replica_is_not_silent_any_more()
 def test_a_replica_that_never_had_a_channel_is_not_silent() -> None:
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as dumb:
-            replica = Replica("uid", "pets--a--p", "p-0", "p", "pets/a", Address("", "127.0.0.1", dumb.getsockname()[1]))
+            replica = Replica(
+                "uid", "pets--a--p", "p-0", "p", "pets/a", Address("", "127.0.0.1", dumb.getsockname()[1])
+            )
             told: list[int] = []
             sender = Transport({}, {"pets": MANIFEST}, SECRET, lambda: told.append(1))
             sender.update([replica])
