@@ -12,6 +12,7 @@ above 99 % of what it was before the fault.
 import argparse
 import secrets
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -64,12 +65,12 @@ BACK = 0.99  # of the attainment before
 def install() -> str:
     """The command that stands in for `pip install`: this machine's packages, and the sources that were copied."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = Path(sys.prefix, "lib", version, "site-packages")
+    packages, scripts = (sysconfig.get_paths()[kind] for kind in ("purelib", "scripts"))
     lines = "from cluster.cli import main\nmain()"
     return (
         f"test -x ~/pliant/bin/pliant || (cd && {sys.executable} -m venv --without-pip pliant"
         f" && printf '%s\\n' ~/pliant-source {packages} > pliant/lib/{version}/site-packages/here.pth"
-        f' && for name in ray serve; do (echo "#!$HOME/pliant/bin/python"; tail -n +2 {sys.prefix}/bin/$name)'
+        f' && for name in ray serve; do (echo "#!$HOME/pliant/bin/python"; tail -n +2 {scripts}/$name)'
         f' > pliant/bin/$name; done && (echo "#!$HOME/pliant/bin/python"; printf "{lines}") > pliant/bin/pliant'
         f" && chmod +x pliant/bin/ray pliant/bin/serve pliant/bin/pliant)"
     ).replace("\n", "\\n")
@@ -140,7 +141,7 @@ class EdgeSite:
 
     def ray(self, *arguments: str, timeout_s: float = 60.0, mode: str = "token", check: bool = True) -> str:
         """What a `ray` command at the desk prints; HostError where it fails and `check` is set."""
-        command = f"cd clone; RAY_AUTH_MODE={mode} {sys.prefix}/bin/ray {' '.join(arguments)}"
+        command = f"cd clone; RAY_AUTH_MODE={mode} {sysconfig.get_path('scripts')}/ray {' '.join(arguments)}"
         return self.desk.run(command, timeout_s=timeout_s, check=check)
 
     def up(self) -> None:
@@ -173,11 +174,11 @@ class EdgeSite:
         return {}
 
     def whole(self) -> bool:
-        """Whether every device is used, each replica over a channel, as planned."""
+        """Whether every device is up and answers, each replica over a channel, as planned."""
         seen = self.status()
         ways = seen.get("transport", {"through_serve": 1, "silent": 1})
         up = seen.get("settled") and self.devices.keys() == seen["devices"].keys() == seen["loaded"].keys()
-        return bool(up and not ways["through_serve"] and not ways["silent"])
+        return bool(up and not (ways["through_serve"] or ways["silent"] or seen["doubted"]))
 
     def wait(self, trouble: str, condition: Callable[[], bool], timeout_s: float) -> None:
         """Until it is so; HostError says the trouble where it does not come to that."""
@@ -207,28 +208,26 @@ class EdgeSite:
         finally:
             timer.join()
 
-    def cut(self, name: str, seconds: float) -> None:
-        """A host has no cable for so long."""
+    def cut(self, seconds: float) -> float:
+        """Cut the busiest device's cable for so long; the seconds after that until every device answers again."""
+        name = self.busiest()
         self.network.cut(name)
         time.sleep(seconds)
         self.network.mend(name)
+        mended = time.monotonic()
+        self.wait(f"{name} does not serve again", self.whole, BACK_S)
+        return time.monotonic() - mended
 
     def delay(self, seconds: float) -> None:
         """A frame takes so long between any two hosts."""
         for name in self.network.hosts:
             self.network.delay(name, seconds / 2)
 
-    def busy_s(self) -> dict[str, float]:
-        """The seconds that each device has worked so far; empty where nobody answers."""
-        url = f"{launcher.base_url(self.config)}/pliant/overview"
-        with suppress(httpx.HTTPError):
-            found = self.desk.visit(lambda: httpx.get(url, timeout=5.0, trust_env=False)).json()
-            return dict(found.get("device_busy_s", {}))
-        return {}
-
     def busiest(self) -> str:
         """The device that has worked the most."""
-        busy_s = self.busy_s()
+        url = f"{launcher.base_url(self.config)}/pliant/overview"
+        overview = self.desk.visit(lambda: httpx.get(url, timeout=10.0, trust_env=False)).json()
+        busy_s: dict[str, float] = overview["device_busy_s"]
         return max(self.devices, key=lambda device: busy_s.get(device, 0.0))
 
 
@@ -261,10 +260,10 @@ class Cost:
     before: float  # attainment
     worst: float  # of a window since
     back_s: float  # since the fault, until attainment was back; infinite if not by the end
-    used_s: float  # since the cable was whole, until the device worked again; NaN where none was cut
+    whole_s: float  # since the cable was mended, until every device answered again; NaN where none was cut
 
 
-def cost(outcomes: Outcomes, at: float, used_s: float) -> Cost:
+def cost(outcomes: Outcomes, at: float, whole_s: float) -> Cost:
     """What the fault at `at` cost."""
     good, after = outcomes.status == "ok", outcomes.intended >= at
     lost = outcomes.http_status == 0
@@ -282,37 +281,23 @@ def cost(outcomes: Outcomes, at: float, used_s: float) -> Cost:
         before,
         float(attained.min(initial=1.0)),
         back_s,
-        used_s,
+        whole_s,
     )
 
 
 def suffer(site: EdgeSite, fault: Fault, rate_rps: float, at: float = AT) -> tuple[Cost, Outcomes]:
     """One fault under load, and until the cluster is whole again."""
-    used_s: list[float] = []
+    whole_s: list[float] = []
 
     def act() -> None:
         site.delay(fault.delay_s)
         if fault.cut_s:
-            used_s.append(cut(site, fault.cut_s))
+            whole_s.append(site.cut(fault.cut_s))
 
     outcomes = site.under_load(fault.seconds, rate_rps, at, act)
     site.delay(0.0)
     site.wait("the cluster is not whole again", site.whole, BACK_S)
-    return cost(outcomes, at, *(used_s or [float("nan")])), outcomes
-
-
-def cut(site: EdgeSite, seconds: float) -> float:
-    """Cut the busiest device's cable for so long; the seconds after that until it works again."""
-    name = site.busiest()
-    site.network.cut(name)
-    time.sleep(seconds)
-    before_s, mended = site.busy_s().get(name, 0.0), time.monotonic()
-    site.network.mend(name)
-    while site.busy_s().get(name, 0.0) <= before_s:
-        if time.monotonic() - mended > BACK_S:
-            return float("inf")
-        time.sleep(0.25)
-    return time.monotonic() - mended
+    return cost(outcomes, at, *(whole_s or [float("nan")])), outcomes
 
 
 def write(found: Mapping[str, Sequence[Cost]], rate_rps: float) -> Iterator[str]:
@@ -323,9 +308,9 @@ def write(found: Mapping[str, Sequence[Cost]], rate_rps: float) -> Iterator[str]
         f"{machine()}. A head and three emulated devices in two pools, each a host of its own, {rate_rps:g} requests/s "
         f"from another, deadline {SLO_S:g} s; the fault comes after {AT:.0f} s, to the device that has worked most. "
         "*Lost*: no answer and no explicit error. *Back*: seconds until attainment stays above 99 % of what it was, in "
-        "windows of one second. *Used again*: seconds after the cable was whole until the device worked again.\n"
+        "windows of one second. *Whole again*: seconds after the cable was mended until every device answered.\n"
     )
-    head = ["fault", "lost", "refused", "late", "of", "attainment before", "worst second", "back after", "used again"]
+    head = ["fault", "lost", "refused", "late", "of", "attainment before", "worst second", "back after", "whole again"]
     rows = [
         [
             FAULTS[name].title,
@@ -334,7 +319,7 @@ def write(found: Mapping[str, Sequence[Cost]], rate_rps: float) -> Iterator[str]
             f"{100 * min(one.before for one in costs):.1f} %",
             f"{100 * min(one.worst for one in costs):.0f} %",
             "not by the end" if np.isinf(back_s := max(one.back_s for one in costs)) else f"{back_s:.0f} s",
-            "–" if np.isnan(used_s := max(one.used_s for one in costs)) else f"{used_s:.0f} s",
+            "–" if np.isnan(whole_s := max(one.whole_s for one in costs)) else f"{whole_s:.0f} s",
         ]
         for name, costs in found.items()
     ]

@@ -212,6 +212,8 @@ def status_tables(status: Mapping[str, Any]) -> list[Table]:
     summary.add_row("device time in use", f"{100 * status['utilisation']:.0f} %")
     if "planned_utilisation" in status:  # not before the planner has answered
         summary.add_row("device time that plans fill", f"{100 * status['planned_utilisation']:.0f} %")
+    if status.get("doubted"):
+        summary.add_row("[red]do not answer", ", ".join(status["doubted"]))
     if status.get("failed"):
         summary.add_row("[red]did not start", ", ".join(status["failed"]))
     plan = status.get("plan") or {}

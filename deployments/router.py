@@ -485,6 +485,7 @@ class RouterDriver:
             "transport": self._transport.counts(),
             "label_mix": self._looks.mix(),
             "loaded": {device: sorted(units) for device, units in self._loaded().items()},
+            "doubted": sorted({device for device, _ in self._doubted()}),
             "plan": None
             if plan is None
             else {

@@ -61,8 +61,8 @@ def test_a_host_cut_off_loses_no_request_and_serves_again(site: EdgeSite, name: 
     assert set(outcomes.http_status) <= {200, 503, 504}, "a request that cannot be answered says so"
     assert (outcomes.http_status == 200).mean() > 0.9
     late = outcomes.intended > FAULTS[name].seconds - 10.0
-    assert (outcomes.status[late] == "ok").mean() > 0.8, "it is as it was"
-    assert np.isfinite(found.used_s), "the device works again"
+    assert (outcomes.http_status[late] == 200).mean() > 0.9, "it is as it was"
+    assert site.whole(), "and every device answers"
 
 
 def test_hosts_that_are_far_from_each_other_still_serve(site: EdgeSite) -> None:
