@@ -14,6 +14,7 @@ from deployments.ingress import Ingress
 from deployments.planner import Planner
 from deployments.profiles import model_path
 from deployments.registry import POOL_LABEL, deployment_name
+from deployments.sentry import KNOWN, Profiled
 from deployments.tracing import check_tracing
 from deployments.variant import Variant
 
@@ -49,6 +50,7 @@ def build(args: BuildArgs) -> Application:
         max_ongoing_requests=10_000,  # the router machine's own queues are the bound
         ray_actor_options={"num_cpus": 0, "resources": HEAD},
         graceful_shutdown_timeout_s=10,
+        health_check_period_s=1,  # Serve finds out by it that a router has died: the only one is an outage until then
     )
     return ingress.bind(house.config, planner, variants)
 
@@ -77,7 +79,9 @@ def _variant(house: House, unit: str, pool_name: str) -> Application:
         health_check_timeout_s=10,
     )
     path = str(model_path(house.config.models, application, variant))
-    return deployment.bind(unit, pool_name, path, house.manifests[application], pool)
+    profile = house.profiles.variant(application, variant)
+    profiled = Profiled(profile.sha256, tuple(profile.answered[:KNOWN].tolist()))
+    return deployment.bind(unit, pool_name, path, house.manifests[application], pool, profiled)
 
 
 def _actor_options(house: House, unit: str, pool_name: str, pool: PoolConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from deployments.memory import Memory
 from deployments.metrics import BUCKETS_S, Ledger, Planned, exposition
 from deployments.registry import DEVICE_LABEL, POOL_LABEL, deployment_name
 from deployments.reports import Gathering, Report
+from deployments.solver import MOST, Solver, SolverHangs
 from deployments.targets import write_targets
 from planner.controller import (
     Ask,
@@ -67,6 +69,7 @@ class Planner:
         demand_rps = self._memory.demand_rps(time.time())
         self._controller = Controller(self._house.catalogue, self._house.settings(), demand_rps)
         self._time_limit_s = config.planner.time_limit_s
+        self._solver: Solver[tuple[Plan, Plan, dict[str, float]]] = Solver(self._time_limit_s)
         self._gathering = Gathering()
         self._ledger = Ledger()
         self._history: deque[dict[str, Any]] = deque(maxlen=KEPT_PLANS)
@@ -146,6 +149,11 @@ class Planner:
             "history": list(self._history),
         }
 
+    async def check_health(self) -> None:
+        """What Ray Serve asks now and again; a planner that cannot solve any more, it starts anew."""
+        if self._solver.hanging >= MOST:
+            raise SolverHangs(f"{self._solver.hanging} solves do not end")
+
     async def set_policy(self, policy: str) -> None:
         """Plan by another policy from now on."""
         self._handle(PolicySet(policy))
@@ -208,15 +216,20 @@ class Planner:
     async def _solve(self, task: Solve) -> None:
         self._why = task.why
         try:
-            plan, surge, alone = await asyncio.to_thread(
-                solve_with_surge,
-                task.problem,
-                task.devices,
-                task.loaded,
-                self._time_limit_s,
-                task.fairness,
-                time.monotonic,
+            plan, surge, alone = await self._solver.solve(
+                partial(
+                    solve_with_surge,
+                    task.problem,
+                    task.devices,
+                    task.loaded,
+                    self._time_limit_s,
+                    task.fairness,
+                    time.monotonic,
+                )
             )
+        except SolverHangs as error:
+            logger.error("planner: the plan in force goes on why=%r: %s", task.why, error)
+            return
         except Exception:  # the plan in force goes on, and the controller asks again
             logger.exception("planner: solving failed why=%r", task.why)
             return

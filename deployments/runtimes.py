@@ -94,12 +94,25 @@ class Runtime:
         """
         start = time.perf_counter()
         scores, used_s = self._timed(x)
-        if not np.isfinite(scores).all():
-            row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
-            raise ModelError(f"{self.path}: the scores of sample {row} of {len(x)} are not finite: {scores[row]}")
+        self._check_finite(scores)
         if self._pool.emulated is not None:
             _wait_until(start + self._emulated_s(self._pool.emulated, x, used_s))
         return scores, time.perf_counter() - start
+
+    def answer(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Scores as `run` has them, as soon as this host has them."""
+        scores = self._infer(x)
+        self._check_finite(scores)
+        return scores
+
+    def blank(self) -> NDArray[Any]:
+        """A batch of one sample that is all zeros."""
+        return np.zeros((1, *self._manifest.input.shape), self._dtype)
+
+    def _check_finite(self, scores: NDArray[Any]) -> None:
+        if not np.isfinite(scores).all():
+            row = int(np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1))[0])
+            raise ModelError(f"{self.path}: the scores of sample {row} of {len(scores)} are not finite: {scores[row]}")
 
     def _emulated_s(self, emulated: Emulation, x: NDArray[Any], used_s: float) -> float:
         """How long the emulated device takes for a batch like x, which took `used_s` of this host's time.

@@ -1,8 +1,9 @@
 """One copy of a model variant on one device: the Serve deployment that runs batches."""
 
+import asyncio
 import logging
-import threading
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from deployments.config import Manifest, PoolConfig
 from deployments.registry import DEVICE_LABEL
 from deployments.runtimes import Runtime
 from deployments.secret import cluster_secret
+from deployments.sentry import Profiled, Sentry, first_samples
 
 logger = logging.getLogger("ray.serve")
 
@@ -22,10 +24,12 @@ logger = logging.getLogger("ray.serve")
 class Variant:
     """Holds one unit in memory; the router sees to it that a device runs one batch at a time."""
 
-    def __init__(self, unit: str, pool_name: str, model_path: str, manifest: Manifest, pool: PoolConfig) -> None:
+    def __init__(
+        self, unit: str, pool_name: str, model_path: str, manifest: Manifest, pool: PoolConfig, profiled: Profiled
+    ) -> None:
         self._facts: dict[str, Any] = {"unit": unit, "pool": pool_name, "device": _device_name(pool_name)}
-        self._runtime = Runtime(model_path, manifest, pool)
-        self._busy = threading.Lock()
+        samples = first_samples(Path(model_path).parent.parent / manifest.validation)
+        self._sentry = Sentry(Runtime(model_path, manifest, pool), samples, profiled)
         self._facts["address"] = self._listen(manifest)
 
     def record_replica_metadata(self) -> dict[str, Any]:
@@ -45,8 +49,11 @@ class Variant:
 
     def infer(self, batch: NDArray[Any]) -> tuple[NDArray[Any], float]:
         """Scores [sample, class] of the batch [sample, ...], and the seconds that the device was busy."""
-        with self._busy:
-            return self._runtime.run(np.asarray(batch))
+        return self._sentry.run(np.asarray(batch))
+
+    async def check_health(self) -> None:
+        """What Ray Serve asks every few seconds; one that fails, or has ended itself, it starts anew."""
+        await asyncio.to_thread(self._sentry.look)
 
 
 def _device_name(pool: str) -> str:

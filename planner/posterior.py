@@ -11,6 +11,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 EVIDENCE = 1.0  # equivalent sample size of one k-NN look, as in SneakPeek (SoCC 2025): one pseudo-count
+FAR = 1e100  # of an input or a feature: distances between greater ones overflow
 
 
 def posterior_mean(alpha: ArrayLike, evidence: ArrayLike) -> Floats:
@@ -100,7 +101,7 @@ class Projection:
 
     def features(self, inputs: ArrayLike) -> Floats:
         """Features [m, d] of inputs [m, ...] with D numbers each; ValueError for another size."""
-        raw = np.asarray(inputs, dtype=np.float64)
+        raw = _near(np.asarray(inputs, dtype=np.float64))
         flat = raw.reshape(len(raw), int(np.prod(raw.shape[1:])))
         if flat.shape[1] != len(self.mean):
             raise ValueError(f"inputs of {flat.shape[1]} numbers, but the projection was made for {len(self.mean)}")
@@ -151,7 +152,7 @@ class KnnPeek:
 
     def neighbours(self, features: ArrayLike) -> Neighbours:
         """The nearest references of features [m, d], by ‖a − b‖² = ‖a‖² − 2ab + ‖b‖²."""
-        wanted = np.asarray(features, dtype=np.float64)
+        wanted = _near(np.asarray(features, dtype=np.float64))
         if wanted.ndim != 2 or wanted.shape[1] != self._features.shape[1]:
             raise ValueError(f"features of shape {wanted.shape}; this model needs [m, {self._features.shape[1]}]")
         wanted = wanted - self._centre
@@ -189,6 +190,11 @@ class KnnPeek:
             raise ValueError("reference features must be finite")
         if ((self._labels < 0) | (self._labels >= self._classes)).any():
             raise ValueError(f"reference labels must be 0 to {self._classes - 1}: {sorted(set(self._labels.tolist()))}")
+
+
+def _near(values: Floats) -> Floats:
+    """The values, those beyond ±`FAR` as if they were there: their squares would not be finite."""
+    return np.clip(values, -FAR, FAR) if np.abs(values).max(initial=0.0) > FAR else values
 
 
 def _epanechnikov(squares: Floats) -> Floats:

@@ -151,3 +151,16 @@ def test_a_higher_temperature_is_less_sure_and_keeps_the_order(logits: list[floa
 
 def test_no_inputs_have_no_probabilities() -> None:
     assert tempered(np.empty((0, 3)), 1.0, True).shape == (0, 3)
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize("projected", [False, True])
+def test_inputs_beyond_all_bounds_are_looked_at_as_any_other(kernel: bool, projected: bool) -> None:
+    rng = np.random.default_rng(0)
+    projection = Projection(np.zeros(4), rng.normal(size=(4, 3)))
+    references = rng.random((20, 3 if projected else 4)), rng.integers(0, 3, 20), rng.random((2, 20)) > 0.5
+    peek = KnnPeek(*references, 3, 5, kernel, projection if projected else None)
+    with np.errstate(all="raise", under="ignore"):
+        seen = peek.look(np.array([[1e308, -1e308, 1e308, -1e308], [1e308] * 4, [0.5] * 4]))
+    assert np.allclose(seen.votes.sum(axis=1), 1.0)
+    assert np.isfinite(seen.correct).all()
