@@ -7,6 +7,7 @@ This file alone reads and writes them: `latency.parquet`, `variants.parquet`, `c
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from deployments.soundness import answers_amiss, arrays_amiss, columns_amiss, rows_amiss
 from planner.accuracy import recall
 from planner.posterior import Projection
 from planner.profiles import LatencyCurve
@@ -266,6 +268,7 @@ def load_profiles(directory: str | Path) -> Profiles:
         table = np.array(sorted(found), np.int64)
         del row["accuracy"]  # stands in the table for other readers; here it follows from the samples
         profiles.append(VariantProfile(**row, labels=table[:, 1], answered=table[:, 2]))
+        _refuse(directory / "samples.parquet", answers_amiss(table[:, 1], table[:, 2], row["classes"]))
     whole = Profiles(tuple(profiles), tuple(Latency(**row) for row in latencies), {}, _read_pools(directory))
     return replace(whole, peeks={name: _read_peek(directory, name) for name in whole.applications})
 
@@ -329,16 +332,28 @@ def _read(directory: Path, table: str) -> list[dict[str, Any]]:
         data = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ProfileError(f"{path}: cannot be read: {error}; delete the directory and run `pliant profile`") from error
-    _check_version(path, int((data.schema.metadata or {}).get(VERSION_KEY, b"0")))
-    rows: list[dict[str, Any]] = data.to_pylist()
+    version = (data.schema.metadata or {}).get(VERSION_KEY, b"0")
+    _check_version(path, int(version) if version.isdigit() else 0)
+    wanted = {field.name: str(field.type) for field in SCHEMAS[table]}
+    _refuse(path, columns_amiss({field.name: str(field.type) for field in data.schema}, wanted))
+    rows: list[dict[str, Any]] = data.select(list(wanted)).to_pylist()
+    _refuse(path, rows_amiss(rows))
     return rows
+
+
+def _refuse(path: Path, amiss: str) -> None:
+    if amiss:
+        raise ProfileError(f"{path}: {amiss}; delete the directory and run `pliant profile`")
 
 
 def _read_pools(directory: Path) -> dict[str, str]:
     """What pools were when they were measured; older profiles do not say."""
-    stored = pq.read_schema(directory / "latency.parquet").metadata or {}
-    pools: dict[str, str] = json.loads(stored.get(POOLS_KEY, b"{}"))
-    return pools
+    path = directory / "latency.parquet"
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {}).get(POOLS_KEY, b"{}"))
+        return {str(name): str(speed) for name, speed in found.items()}
+    except (ValueError, AttributeError) as error:
+        raise ProfileError(f"{path}: does not say what its pools were: {error}; re-profile") from error
 
 
 def _read_peek(directory: Path, application: str) -> Peek:
@@ -347,10 +362,13 @@ def _read_peek(directory: Path, application: str) -> Peek:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: _plain(value) for name, value in file.items()}
         _check_version(path, arrays.pop("version"))
+        _refuse(path, arrays_amiss(arrays, PEEK_AXES))
         model = {name.removeprefix("model."): arrays.pop(name) for name in list(arrays) if name.startswith("model.")}
         arrays["variants"] = tuple(arrays["variants"].tolist())
         return Peek(**arrays, model=ModelTrust(**model) if model else None)
-    except (OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, ProfileError):
+            raise
         raise ProfileError(f"{path}: missing or broken: {error}; re-profile '{application}'") from error
 
 
@@ -367,6 +385,16 @@ def _check_version(path: Path, found: int) -> None:
         )
 
 
+PEEK_AXES = {
+    "mean": ("input",),
+    "components": ("feature", "input"),
+    "features": ("sample", "feature"),
+    "labels": ("sample",),
+    "correct": ("variant", "sample"),
+    "variants": ("variant",),
+    "estimates": ("variant", "sample"),
+    "model.estimates": ("variant", "sample"),
+}
 VERSION_KEY = b"pliant.profiles"
 POOLS_KEY = b"pliant.pools"
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -192,3 +193,81 @@ def test_an_interrupted_save_leaves_the_old_profiles(tmp_path):
         save_profiles(tmp_path, Profiles((unwritable,), (), {"digits": peek()}))
     assert load_profiles(tmp_path).variant("digits", "small").sha256 == "aa"
     assert not list(tmp_path.glob(".writing-*"))
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rewritten(change):
+    def act(path):
+        table = pq.read_table(path)
+        pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
+
+    return act
+
+
+def with_column(name, value):
+    def change(table):
+        at = table.schema.get_field_index(name)
+        return table.set_column(at, table.schema.field(at), pa.array([value] * len(table), table.schema.field(at).type))
+
+    return rewritten(change)
+
+
+CORRUPT = {
+    "cut off": ("latency.parquet", truncated, "cannot be read"),
+    "of no kind": ("variants.parquet", lambda path: path.write_bytes(b"accuracy,load_s\n1,2\n"), "cannot be read"),
+    "empty": ("samples.parquet", lambda path: path.write_bytes(b""), "cannot be read"),
+    "a column less": (
+        "latency.parquet",
+        rewritten(lambda t: t.drop_columns(["p95_s"])),
+        "column 'p95_s' is missing .there are application",
+    ),
+    "another type": (
+        "variants.parquet",
+        rewritten(lambda t: t.set_column(t.schema.get_field_index("load_s"), "load_s", pa.array(["fast"]))),
+        "column 'load_s' holds string, not double",
+    ),
+    "NaN": ("latency.parquet", with_column("p95_s", float("nan")), "row 0: p95_s is nan"),
+    "infinite": ("variants.parquet", with_column("load_s", float("inf")), "row 0: load_s is inf"),
+    "negative": ("variants.parquet", with_column("memory_bytes", -1), "row 0: memory_bytes is -1"),
+    "no value": ("latency.parquet", with_column("p95_s", None), "row 0 has no p95_s"),
+    "a batch of none": ("latency.parquet", with_column("batch", 0), "row 0: batch is 0"),
+    "a class too many": ("samples.parquet", with_column("answered", 3), "answered class 3 of 3 classes"),
+    "peek cut off": ("peek/digits.npz", truncated, "missing or broken"),
+}
+
+
+@pytest.mark.parametrize(("file", "corrupt", "message"), CORRUPT.values(), ids=CORRUPT)
+def test_corrupt_profiles_are_refused_by_file_and_reason(tmp_path, file, corrupt, message):
+    save_profiles(tmp_path, profiles())
+    corrupt(tmp_path / file)
+    with pytest.raises(ProfileError, match=message) as raised:
+        load_profiles(tmp_path)
+    assert file in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": np.full((4, 2), np.nan, np.float32)}, "features holds numbers that are not finite"),
+        ({"evidence": float("nan")}, "evidence holds numbers that are not finite"),
+        ({"labels": np.array([0, 1])}, r"has 2 of 'sample', others have 4"),
+        ({"mean": np.zeros(5, np.float32)}, r"has 6 of 'input', others have 5"),
+        ({"correct": np.ones(4, np.bool_)}, r"correct has shape \[4\], not \[variant, sample\]"),
+    ],
+)
+def test_a_corrupt_sneakpeek_model_is_refused(tmp_path, change, message):
+    broken = dataclasses.replace(peek(), **change)
+    save = dataclasses.replace(profiles(), peeks={"digits": broken})
+    with pytest.raises(ProfileError, match=message):
+        save_profiles(tmp_path, save), load_profiles(tmp_path)
+
+
+def test_a_file_that_more_was_added_to_is_read(tmp_path):
+    save_profiles(tmp_path, profiles())
+    path = tmp_path / "latency.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("note", pa.array(["x"] * len(table))), path)
+    assert load_profiles(tmp_path).latencies == profiles().latencies
