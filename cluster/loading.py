@@ -137,9 +137,24 @@ def check_writable(*paths: Path | None) -> None:
 
 
 def save(found: Loaded, out: Path, png: Path | None, console: Console) -> None:
-    """Print what a load came to, write its outcomes, and draw it."""
+    """Write a load's outcomes, print what it came to, and draw it."""
+    try:
+        found.outcomes.save(out)
+    finally:  # also where the disk is full
+        _tell(found, console)
+    if png is not None:
+        from cluster.picture import load_picture, sweep_picture
+
+        if found.steps:
+            sweep_picture(found.steps, png, found.title)
+        else:
+            load_picture(found.outcomes, png, f"{found.title}: {len(found.outcomes):,} requests")
+        console.print(f"picture: {png}")
+    console.print(f"outcomes: {out}   over time: pliant report {out} --picture report.png")
+
+
+def _tell(found: Loaded, console: Console) -> None:
     outcomes = found.outcomes
-    outcomes.save(out)
     if found.interrupted:
         console.print(f"interrupted after {found.seconds:.1f} s; what was under way is not counted")
     if found.steps:
@@ -160,15 +175,6 @@ def save(found: Loaded, out: Path, png: Path | None, console: Console) -> None:
             f"[yellow]1 % of the requests left {1e3 * late_s:.0f} ms late or more: all connections were busy, or this "
             "machine was. Their latency counts from the intended instant"
         )
-    if png is not None:
-        from cluster.picture import load_picture, sweep_picture
-
-        if found.steps:
-            sweep_picture(found.steps, png, found.title)
-        else:
-            load_picture(outcomes, png, f"{found.title}: {len(outcomes):,} requests")
-        console.print(f"picture: {png}")
-    console.print(f"outcomes: {out}   over time: pliant report {out} --picture report.png")
 
 
 def targets_of(config: ClusterConfig) -> dict[str, Target]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
 import orjson
 
@@ -76,9 +76,13 @@ class Journalled:
 
     def __init__(self, machine: RouterMachine, path: str | Path, scene: str) -> None:
         self._machine = machine
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._file = Path(path).open("ab")  # noqa: SIM115  # open for as long as the machine lives
         self._flush_at = 0.0
+        self._file: BinaryIO | None = None
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = Path(path).open("ab")  # noqa: SIM115  # open for as long as the machine lives
+        except OSError as error:  # a router that starts anew on a full disk serves all the same
+            logger.warning("router: there is no journal: %r", error)
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._write({"journal": FORMAT, "started": started, "scene": scene}, True)
 
@@ -100,7 +104,7 @@ class Journalled:
         self._write(line, due)
 
     def _write(self, line: Any, flush: bool) -> None:
-        if self._file.closed:
+        if self._file is None:
             return
         try:
             self._file.write(orjson.dumps(line, default=sorted, option=OPTIONS))  # sorted: sets of units
@@ -109,11 +113,13 @@ class Journalled:
         except OSError as error:
             logger.warning("router: the journal ends here: %r", error)
             with suppress(OSError):  # it tries once more to write what it could not
-                self._file.close()
+                self.close()
 
     def close(self) -> None:
         """Nothing is written any more."""
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def _plan(event: PlanChanged) -> Any:

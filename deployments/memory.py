@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 SAVE_EVERY_S = 5.0
@@ -48,6 +49,8 @@ class Memory:
             scratch.write_text(text + "\n", encoding="utf-8")
             scratch.replace(self._path)
         except OSError as error:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
             if not self._complained:
                 logger.warning("planner: nothing can be remembered in %s: %s", self._path, error)
             self._complained = True

@@ -277,17 +277,21 @@ def save_profiles(directory: str | Path, newer: Profiles) -> Profiles:
     """Merge `newer` into the profiles in `directory` and return the whole.
 
     Everything is written to a scratch directory first, so an interruption there leaves the old profiles.
+    ProfileError where it cannot be written, or what is there cannot be read.
     """
     directory = Path(directory)
     old = load_profiles(directory) if (directory / "variants.parquet").is_file() else Profiles()
     whole = old.merged(newer)
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=directory) as scratch:
-        _write(Path(scratch), whole)
-        for path in sorted(Path(scratch).rglob("*.*")):
-            target = directory / path.relative_to(scratch)
-            target.parent.mkdir(exist_ok=True)
-            path.replace(target)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=directory) as scratch:
+            _write(Path(scratch), whole)
+            for path in sorted(Path(scratch).rglob("*.*")):
+                target = directory / path.relative_to(scratch)
+                target.parent.mkdir(exist_ok=True)
+                path.replace(target)
+    except OSError as error:
+        raise ProfileError(f"{directory}: profiles cannot be written: {error}; those of before are kept") from error
     return whole
 
 
