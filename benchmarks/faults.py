@@ -5,8 +5,9 @@
 For each fault a fresh cluster of five emulated devices serves a small application under a constant open loop; after
 a third of the time the fault happens. A request is *lost* if it got no answer and no explicit error. Attainment
 (answered in time, of all asked) is looked at in windows of one second; it is *back* when it stays above 99 % of what
-it was before. Nothing else should run on the machine: on busy cores requests are late without any fault, as the first
-row says.
+it was before. With `--load 0.6` devices are slower, and as much is asked as is 0.6 of what the plan says that those
+which the fault leaves could carry at any accuracy. Nothing else should run on the machine: on busy cores requests are
+late without any fault, as the first row says.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from cluster.loadgen import send_load
 from cluster.loading import samples_of, targets_of
 from cluster.outcomes import Outcomes
 from cluster.workload import constant, draw
+from deployments.catalogue import load_house
 from deployments.config import (
     ApplicationConfig,
     ClusterConfig,
@@ -46,11 +48,16 @@ from deployments.config import (
     PoolConfig,
     RouterConfig,
 )
+from deployments.registry import deployment_name
+from planner.program import solve
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
 
 POOL = PoolConfig(devices=4, memory_mb=600, emulated=Emulation(slowdown=50, overhead_s=0.01))
+SLOW = replace(POOL, emulated=Emulation(slowdown=50, overhead_s=0.05))  # full at a rate that two cores can send,
+SMALL = (1, 2)  # with batches no larger than this
+ENDLESS_RPS = 1e4  # more than the cluster carries
 PORT = 8161
 WINDOW_S = 1.0
 BACK = 0.99  # of the attainment before
@@ -76,6 +83,20 @@ class Scene:
         overview = httpx.get(f"{launcher.base_url(self.config)}/pliant/overview", timeout=5.0).json()
         busy_s = overview["device_busy_s"]
         return max((d for d in overview["loaded"] if d.startswith("edge")), key=lambda d: busy_s.get(d, 0.0))
+
+    def kill_busiest(self) -> None:
+        """Kill the replica of the variant that has answered the most, on the device that has worked the most."""
+        device = self.busiest()
+        overview = httpx.get(f"{launcher.base_url(self.config)}/pliant/overview", timeout=5.0).json()
+        counts = {variant: count for _, variant, pool, count, _ in overview["answers"] if pool == "edge"}
+        for variant in sorted(counts, key=lambda variant: -counts[variant]):
+            name = deployment_name(f"tiny/{variant}", "edge")
+            for process in self.processes(device):
+                with suppress(psutil.Error):
+                    if f":{name}" in " ".join(process.cmdline()):
+                        process.kill()
+                        return
+        raise RuntimeError(f"no replica on {device} has answered: {counts}")
 
     def processes(self, device: str) -> list[psutil.Process]:
         """All processes of a device's node."""
@@ -112,15 +133,16 @@ class Fault:
     promise: str
     act: Callable[[Scene, float], None]  # with the instant at which the load ends
     routers: int = 1
+    takes: float = 0.0  # devices
 
 
 FAULTS: Mapping[str, Fault] = {
     "none": Fault("nothing", "–", lambda _, __: None),
-    "replica": Fault("a replica killed", "no request lost or refused", lambda s, _: s.kill_actors("tiny--")),
+    "replica": Fault("a replica killed", "no request lost or refused", lambda s, _: s.kill_busiest(), takes=1),
     "replicas": Fault("three replicas killed", "no request lost", lambda s, _: s.kill_actors("tiny--", 3)),
-    "node": Fault("a device's node killed", "no request lost", lambda s, _: s.edges.kill(s.busiest())),
-    "freeze": Fault("a device's node frozen", "no request lost", lambda s, _: s.freeze(s.busiest())),
-    "slow": Fault("a device five times slower", "no request lost", lambda s, end: s.slow(s.busiest(), end)),
+    "node": Fault("a device's node killed", "no request lost", lambda s, _: s.edges.kill(s.busiest()), takes=1),
+    "freeze": Fault("a device's node frozen", "no request lost", lambda s, _: s.freeze(s.busiest()), takes=1),
+    "slow": Fault("a device five times slower", "no request lost", lambda s, end: s.slow(s.busiest(), end), takes=0.8),
     "planner": Fault("the planner killed", "no request lost or refused", lambda s, _: s.kill_actors("#planner#")),
     "controller": Fault(
         "Serve's controller killed", "no request lost or refused", lambda s, _: s.kill_actors("SERVE_CONTROLLER")
@@ -136,6 +158,7 @@ FAULTS: Mapping[str, Fault] = {
 class Cost:
     """What a fault came to."""
 
+    rate_rps: float
     asked: int
     lost: int
     refused: int  # with an explicit error
@@ -145,7 +168,15 @@ class Cost:
     back_s: float  # since the fault; infinite if not by the end
 
 
-def cost(outcomes: Outcomes, at: float) -> Cost:
+def remaining_rps(config: ClusterConfig, takes: float) -> float:
+    """Requests/s that the plan says the cluster could answer at any accuracy, less what so many devices carry."""
+    house = load_house(config)
+    plan = solve(house.problem({"tiny": ENDLESS_RPS}))
+    devices = sum(pool.devices for pool in config.pools.values())
+    return (ENDLESS_RPS - plan.shortfall_rps["tiny"]) * (1 - takes / devices)
+
+
+def cost(outcomes: Outcomes, at: float, rate_rps: float) -> Cost:
     """What the fault at `at` cost."""
     good = outcomes.status == "ok"
     after = outcomes.intended >= at
@@ -157,6 +188,7 @@ def cost(outcomes: Outcomes, at: float) -> Cost:
     bad = np.flatnonzero(attained < BACK * before)
     back_s = 0.0 if not len(bad) else (float("inf") if bad[-1] == len(attained) - 1 else WINDOW_S * float(bad[-1] + 1))
     return Cost(
+        rate_rps,
         len(outcomes),
         int((lost & after).sum()),
         int((~lost & after & (outcomes.http_status != 200)).sum()),
@@ -188,23 +220,26 @@ def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -
                 for process in scene.processes(device):
                     with suppress(psutil.Error):
                         process.send_signal(signal.SIGCONT)
-            return cost(outcomes, at)
+            return cost(outcomes, at, rate_rps)
 
 
-def write(found: Mapping[str, Sequence[Cost]], seconds: float, rate_rps: float) -> Iterator[str]:
+def write(found: Mapping[str, Sequence[Cost]], seconds: float, load: float | None) -> Iterator[str]:
     """The page, a line at a time."""
     yield "### What a fault costs\n"
-    yield "```\npython benchmarks/faults.py\n```\n"
+    yield f"```\npython benchmarks/faults.py{'' if load is None else f' --load {load:g}'}\n```\n"
+    much = "far below what they can carry" if load is None else f"{load:g} of what the devices left can carry"
     yield (
-        f"{machine()}. Five emulated devices in two pools, {rate_rps:g} requests/s for {seconds:g} s, deadline 1 s; "
+        f"{machine()}. Five emulated devices in two pools, {much}, for {seconds:g} s, deadline 1 s; "
         "the fault comes after a third. *Lost*: no answer and no explicit error. *Back*: seconds until attainment "
         "stays above 99 % of what it was, in windows of one second.\n"
     )
-    head = ["fault", "promised", "lost", "refused", "late", "of", "attainment before", "worst second", "back after"]
+    head = ["fault", "promised", "requests/s", "lost", "refused", "late", "of"]
+    head += ["attainment before", "worst second", "back after"]
     rows = [
         [
             FAULTS[name].title,
             FAULTS[name].promise,
+            f"{costs[0].rate_rps:.0f}",
             *(_span([getattr(one, field) for one in costs]) for field in ("lost", "refused", "late")),
             str(costs[0].asked),
             f"{100 * min(one.before for one in costs):.1f} %",
@@ -228,15 +263,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="of each fault; the worst is shown [default: 1]")
     parser.add_argument("--seconds", type=float, default=30.0, help="of load [default: 30]")
     parser.add_argument("--rate", type=float, default=40.0, help="requests/s [default: 40]")
+    parser.add_argument("--load", type=float, help="instead of --rate: part of what the devices left can carry")
     parser.add_argument("--port", type=int, default=PORT, help=f"[default: {PORT}]")
     parser.add_argument("--output", type=Path, default=Path("faults.md"), help="Markdown file")
     given = parser.parse_args()
     prepare_environment()
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     console, found = Console(stderr=True), dict[str, list[Cost]]()
+    pool, batches = (POOL, (1, 4, 8)) if given.load is None else (SLOW, SMALL)
     with tempfile.TemporaryDirectory(prefix="pliant-faults-") as directory:
         config = ClusterConfig(
-            pools={"edge": POOL, "hub": replace(POOL, devices=1)},
+            pools={"edge": pool, "hub": replace(pool, devices=1)},
             applications={"tiny": ApplicationConfig(slo_s=1.0)},
             name="faults",
             models=str(build_zoo(["tiny"], cache_dir=Path(directory) / "zoo")),
@@ -244,15 +281,15 @@ def main() -> None:
             planner=PlannerConfig(period_s=5.0, starts=4),
             http=HttpConfig(port=given.port),
         )
-        profile(
-            config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4, 8), budget_s=0.05, min_runs=3)
-        )
+        profile(config.models, config.profiles, config.pools, effort=Effort(batches=batches, budget_s=0.05, min_runs=3))
         for name in given.only or FAULTS:
+            fault = FAULTS[name]
+            rate_rps = given.rate if given.load is None else given.load * remaining_rps(config, fault.takes)
             for _ in range(given.runs):
-                with console.status(f"{FAULTS[name].title}: {given.seconds:g} s of load"):
-                    found.setdefault(name, []).append(suffer(FAULTS[name], config, given.seconds, given.rate))
+                with console.status(f"{fault.title}: {given.seconds:g} s of {rate_rps:.0f} requests/s"):
+                    found.setdefault(name, []).append(suffer(fault, config, given.seconds, rate_rps))
                 console.print(name, found[name][-1])
-    text = "\n".join(write(found, given.seconds, given.rate)) + "\n"
+    text = "\n".join(write(found, given.seconds, given.load)) + "\n"
     given.output.write_text(text, encoding="utf-8")
     print(text)
 
