@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 import httpx
 import numpy as np
+import onnx
 import psutil
 import yaml
 from rich.console import Console
@@ -57,6 +58,8 @@ from profiling.zoo import build_zoo
 POOL = PoolConfig(devices=4, memory_mb=600, emulated=Emulation(slowdown=50, overhead_s=0.01))
 SLOW = replace(POOL, emulated=Emulation(slowdown=50, overhead_s=0.05))  # full at a rate that two cores can send,
 SMALL = (1, 2)  # with batches no larger than this
+STALL_S = 2.0
+WEIGHTS = "weights.bin"  # of each model here, beside it
 ENDLESS_RPS = 1e4  # more than the cluster carries
 PORT = 8161
 WINDOW_S = 1.0
@@ -84,19 +87,39 @@ class Scene:
         busy_s = overview["device_busy_s"]
         return max((d for d in overview["loaded"] if d.startswith("edge")), key=lambda d: busy_s.get(d, 0.0))
 
-    def kill_busiest(self) -> None:
-        """Kill the replica of the variant that has answered the most, on the device that has worked the most."""
-        device = self.busiest()
+    def variants(self) -> list[str]:
+        """Those of the larger pool that have answered, the one that has answered the most first."""
         overview = httpx.get(f"{launcher.base_url(self.config)}/pliant/overview", timeout=5.0).json()
         counts = {variant: count for _, variant, pool, count, _ in overview["answers"] if pool == "edge"}
-        for variant in sorted(counts, key=lambda variant: -counts[variant]):
+        return sorted(counts, key=lambda variant: -counts[variant])
+
+    def signal_busiest(self, number: int) -> None:
+        """Send a signal to the variant that has answered the most, on the device that has worked the most."""
+        device = self.busiest()
+        for variant in self.variants():
             name = deployment_name(f"tiny/{variant}", "edge")
             for process in self.processes(device):
                 with suppress(psutil.Error):
                     if f":{name}" in " ".join(process.cmdline()):
-                        process.kill()
+                        process.send_signal(number)
                         return
-        raise RuntimeError(f"no replica on {device} has answered: {counts}")
+        raise RuntimeError(f"no replica on {device} has answered")
+
+    def spoil(self) -> None:
+        """Let the variant that has answered the most compute with NaN, wherever it is loaded: see `beside`."""
+        spoilt = next(variant for variant in self.variants() if not variant.endswith("int8"))  # integers are never NaN
+        path = Path(self.config.models) / "tiny" / spoilt / WEIGHTS
+        with path.open("r+b") as file:
+            file.write(b"\xff" * path.stat().st_size)
+
+    def stall(self) -> None:
+        """Stop the router for a while."""
+        for number, seconds in ((signal.SIGSTOP, STALL_S), (signal.SIGCONT, 0.0)):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "ServeReplica:pliant:router" in " ".join(process.cmdline()):
+                        process.send_signal(number)
+            time.sleep(seconds)
 
     def processes(self, device: str) -> list[psutil.Process]:
         """All processes of a device's node."""
@@ -138,11 +161,21 @@ class Fault:
 
 FAULTS: Mapping[str, Fault] = {
     "none": Fault("nothing", "–", lambda _, __: None),
-    "replica": Fault("a replica killed", "no request lost or refused", lambda s, _: s.kill_busiest(), takes=1),
+    "replica": Fault(
+        "a replica killed", "no request lost or refused", lambda s, _: s.signal_busiest(signal.SIGKILL), takes=1
+    ),
     "replicas": Fault("three replicas killed", "no request lost", lambda s, _: s.kill_actors("tiny--", 3)),
     "node": Fault("a device's node killed", "no request lost", lambda s, _: s.edges.kill(s.busiest()), takes=1),
     "freeze": Fault("a device's node frozen", "no request lost", lambda s, _: s.freeze(s.busiest()), takes=1),
     "slow": Fault("a device five times slower", "no request lost", lambda s, end: s.slow(s.busiest(), end), takes=0.8),
+    "hang": Fault("a replica that hangs", "no request lost", lambda s, _: s.signal_busiest(signal.SIGSTOP), takes=1),
+    "nan": Fault("the variant most in use gives NaN", "no request lost, no NaN answered", lambda s, _: s.spoil()),
+    "stall": Fault("the only router stopped for 2 s", "no request lost", lambda s, _: s.stall()),
+    "gcs": Fault(
+        "Ray's GCS killed for good",
+        "no request lost for a minute",
+        lambda s, _: s.edges._cluster.head_node.kill_gcs_server(),
+    ),
     "planner": Fault("the planner killed", "no request lost or refused", lambda s, _: s.kill_actors("#planner#")),
     "controller": Fault(
         "Serve's controller killed", "no request lost or refused", lambda s, _: s.kill_actors("SERVE_CONTROLLER")
@@ -166,6 +199,23 @@ class Cost:
     before: float  # attainment
     worst: float  # of a window since
     back_s: float  # since the fault; infinite if not by the end
+
+
+def beside(models: Path) -> Path:
+    """The repository, with the weights of its models in files that onnxruntime maps into memory.
+
+    What is written there while a model is loaded is what it computes with, as if its device's memory had gone bad.
+    """
+    for path in models.glob("*/*/model.onnx"):
+        onnx.save_model(
+            onnx.load(path),
+            path,
+            save_as_external_data=True,
+            location=WEIGHTS,
+            size_threshold=0,
+            convert_attribute=True,
+        )
+    return models
 
 
 def remaining_rps(config: ClusterConfig, takes: float) -> float:
@@ -276,7 +326,7 @@ def main() -> None:
             pools={"edge": pool, "hub": replace(pool, devices=1)},
             applications={"tiny": ApplicationConfig(slo_s=1.0)},
             name="faults",
-            models=str(build_zoo(["tiny"], cache_dir=Path(directory) / "zoo")),
+            models=str(beside(build_zoo(["tiny"], cache_dir=Path(directory) / "zoo"))),
             profiles=str(Path(directory) / "profiles"),
             planner=PlannerConfig(period_s=5.0, starts=4),
             http=HttpConfig(port=given.port),

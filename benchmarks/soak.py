@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -143,7 +144,7 @@ def _live(
         if now >= kill_at:
             kill_at = now + KILL_S * rng.uniform(0.5, 1.5)
             try:
-                scene.kill_busiest()
+                scene.signal_busiest(signal.SIGKILL)
             except (RuntimeError, httpx.HTTPError) as error:
                 console.print(f"no replica killed: {error}")
         time.sleep(max(0.0, now + SAMPLE_S - time.monotonic()))

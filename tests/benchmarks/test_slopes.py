@@ -41,7 +41,7 @@ def test_slow_growth_below_the_bound_is_flat() -> None:
 
 def test_too_few_samples_say_nothing() -> None:
     assert slope([], 60).high == inf
-    one = process(np.random.default_rng(0), 0, 20, 500.0, 100)
+    one = process(np.random.default_rng(0), 0, 10, 500.0, 100)
     assert slope([one], 60).low == -inf
 
 
