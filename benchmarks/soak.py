@@ -30,6 +30,7 @@ import matplotlib as mpl
 import numpy as np
 import psutil
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -59,7 +60,6 @@ POLICIES = ("best", "pliant", "cheapest", "pliant")
 SETTLED_S = 60.0  # of a process's life that are not counted: what it loads and caches at first
 BOUND_MB_H = 10.0
 PARTS = ("router", "planner", "replicas", "client")
-FIXED = {"http": 25.0, "grpc": 25.0}
 
 
 @dataclass(slots=True)
@@ -78,8 +78,8 @@ class Watch:
     def __init__(self, client: int) -> None:
         self._client = client
         self._began = time.monotonic()
-        self._known: dict[tuple[int, float], tuple[psutil.Process, str]] = {}
         self.processes: dict[tuple[int, float], Process] = {}
+        self.killed = self.policies = 0
 
     def sample(self) -> None:
         """Look at every process once."""
@@ -133,18 +133,19 @@ def _live(
     watch: Watch, scene: Scene, config: ClusterConfig, seconds: float, rng: random.Random, console: Console
 ) -> None:
     begin = time.monotonic()
-    policy_at, kill_at, policies = begin + POLICY_S, begin + KILL_S, 0
+    policy_at, kill_at = begin + POLICY_S, begin + KILL_S
     while (now := time.monotonic()) < begin + seconds:
         watch.sample()
         if now >= policy_at:
             policy_at = now + POLICY_S
             with suppress(httpx.HTTPError):
-                launcher.set_policy(config, POLICIES[policies % len(POLICIES)])
-            policies += 1
+                launcher.set_policy(config, POLICIES[watch.policies % len(POLICIES)])
+            watch.policies += 1
         if now >= kill_at:
             kill_at = now + KILL_S * rng.uniform(0.5, 1.5)
             try:
                 scene.signal_busiest(signal.SIGKILL)
+                watch.killed += 1
             except (RuntimeError, httpx.HTTPError) as error:
                 console.print(f"no replica killed: {error}")
         time.sleep(max(0.0, now + SAMPLE_S - time.monotonic()))
@@ -159,7 +160,8 @@ def write(
     yield (
         f"{machine()}. Five emulated devices in two pools, {given.rate:g} requests/s on average; {seconds / 60:.0f} "
         f"minutes, of which the first {warm_up_s / 60:.1f} and the first {SETTLED_S:.0f} s of each process are not "
-        "counted. Resident memory; slopes with their 95 % intervals.\n"
+        f"counted. The policy was changed {watch.policies} times and {watch.killed} replicas were killed. Resident "
+        "memory; slopes with their 95 % intervals.\n"
     )
     rows = []
     for part in PARTS:
@@ -204,14 +206,14 @@ def draw(watch: Watch, warm_up_s: float, path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, 8), dpi=150, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        panels: Mapping[str, object] = dict(zip(PARTS, figure.subplots(2, 2, sharex=True).flat, strict=True))
+        panels: Mapping[str, Axes] = dict(zip(PARTS, figure.subplots(2, 2, sharex=True).flat, strict=True))
         for part, axes in panels.items():
             for one in watch.processes.values():
                 if one.part == part:
-                    axes.plot(np.array(one.at_s) / 60, one.memory_mb, linewidth=1.2)  # type: ignore[attr-defined]
-            axes.axvline(warm_up_s / 60, color="#9AA5B1", linestyle=":")  # type: ignore[attr-defined]
-            axes.set_title(f"{part}: resident memory, MB")  # type: ignore[attr-defined]
-            axes.set_ylim(bottom=0)  # type: ignore[attr-defined]
+                    axes.plot(np.array(one.at_s) / 60, one.memory_mb, linewidth=1.2)
+            axes.axvline(warm_up_s / 60, color="#9AA5B1", linestyle=":")
+            axes.set_title(f"{part}: resident memory, MB")
+            axes.set_ylim(0, 1.2 * axes.get_ylim()[1])
         figure.supxlabel("minutes")
         figure.savefig(path)
 
