@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -29,8 +29,8 @@ class Slope:
     high: float
 
     def flat(self, bound: float) -> bool:
-        """Whether it may be no slope at all, or is one below the bound for certain."""
-        return self.low <= 0 or self.high < bound
+        """Whether it may be no slope at all, or is one below the bound for certain; not without an interval."""
+        return isfinite(self.low) and (self.low <= 0 or self.high < bound)
 
 
 def slope(processes: Sequence[Series], span_s: float) -> Slope:

@@ -171,7 +171,7 @@ def write(
             rows.append([part, str(len(processes)), *["–"] * 5])
             continue
         found = slope(series, seconds - warm_up_s)
-        verdict = "flat" if found.flat(BOUND_MB_H) else "**grows**"
+        verdict = "flat" if found.flat(BOUND_MB_H) else "**grows**" if np.isfinite(found.low) else "too short to say"
         first, last = (np.mean([one.value[i] for one in series]) for i in (0, -1))
         files = max(max(process.files) for process in processes)
         interval = f"{found.low:+.1f} … {found.high:+.1f}"

@@ -43,6 +43,7 @@ def test_too_few_samples_say_nothing() -> None:
     assert slope([], 60).high == inf
     one = process(np.random.default_rng(0), 0, 10, 500.0, 100)
     assert slope([one], 60).low == -inf
+    assert not slope([one], 60).flat(10.0)
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(5, 2.5706), (10, 2.2281), (30, 2.0423), (1000, 1.9623)])
