@@ -27,6 +27,7 @@ LOOK_EVERY_S = 2.0  # for a changed file
 REMEMBERED = 4096  # headers whose holder is known
 TOKEN_BYTES = 32
 SCHEME = "bearer "
+NOBODY = ""  # in what is counted, whoever has no token that is known
 
 logger = logging.getLogger("ray.serve")
 
@@ -73,6 +74,7 @@ class Access:
     def __init__(self, path: str | None, share: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.guarded = path is not None
         self._path, self._share, self._clock = Path(path or os.devnull), share, clock
+        self.counted: dict[tuple[str, str], int] = {}  # inference requests by the token's name and what came of them
         self._holders: Mapping[str, Holder] = {}  # by digest
         self._buckets: dict[str, Bucket] = {}
         self._known: dict[str, Holder] = {}  # by header
@@ -93,16 +95,29 @@ class Access:
         now = self._clock()
         if now - self._looked >= LOOK_EVERY_S:
             self._look(now)
-        holder = self._known.get(authorization or "") or self._holder(authorization)
+        try:
+            holder = self._known.get(authorization or "") or self._holder(authorization)
+        except Unauthorised:
+            if application is not None:
+                self._count(NOBODY, "unknown")
+            raise
         if application is not None and not holder.may_ask(application):
+            self._count(holder.name, "forbidden")
             raise Forbidden(f"this token does not open application '{application}'")
         if admin and not holder.admin:
             raise Forbidden("this token does not open what administrators do")
         if application is not None and holder.rate_rps is not None:
             wait_s = self._bucket(holder, now).take(now)
             if wait_s > 0:
+                self._count(holder.name, "rate")
                 raise RateExceeded(f"more than the {holder.rate_rps:g} requests/s that this token allows", wait_s)
+        if application is not None:
+            self._count(holder.name, "admitted")
         return holder.name
+
+    def _count(self, name: str, outcome: str) -> None:
+        key = name, outcome
+        self.counted[key] = self.counted.get(key, 0) + 1
 
     def _holder(self, authorization: str | None) -> Holder:
         given = authorization or ""

@@ -39,6 +39,7 @@ class Ingress:
         driver = RouterDriver(config, planner, variants, context.replica_id.unique_id, secret)
         self._limits = config.router
         access = Access(config.access.tokens, 1 / config.router.replicas)
+        driver.tokens = access.counted
         self._tracer = driver.tracer = new_tracer(config.tracing, config.name, driver.name)
         self._endpoints = Endpoints(driver, access, self._tracer)
         self._listener: Listener | None = None

@@ -44,6 +44,7 @@ class Counted:
     batched: dict[tuple[str, str], int] = field(default_factory=dict)  # samples in them
     busy_s: dict[tuple[str, str], float] = field(default_factory=dict)  # that they kept devices busy
     device_busy_s: dict[str, float] = field(default_factory=dict)  # the same by device
+    tokens: dict[tuple[str, str], int] = field(default_factory=dict)  # requests by token's name and outcome
     queued: Mapping[str, int] = field(default_factory=dict)  # now, by application
     utilisation: float = 0.0  # now, of this router's devices
     prices: Mapping[str, float] = field(default_factory=dict)  # now, by pool
@@ -123,7 +124,7 @@ class Ledger:
 def together(parts: Sequence[Counted]) -> Counted:
     """Several routers' counts as one's; of what is now, sums, and means where a sum means nothing."""
     whole = Counted()
-    names = ("requests", "answers", "expected", "batches", "batched", "busy_s", "device_busy_s")
+    names = ("requests", "tokens", "answers", "expected", "batches", "batched", "busy_s", "device_busy_s")
     for part in parts:
         for name in names:
             added: dict[Any, Any] = getattr(whole, name)
@@ -161,6 +162,9 @@ class _Once(Collector):
 def _families(counted: Counted, planned: Planned) -> Iterator[Metric]:
     requests = {key: float(n) for key, n in counted.requests.items()}
     yield _counter("requests", "Clients' requests by what came of them", ("application", "outcome"), requests)
+    if counted.tokens:
+        tokens = {key: float(n) for key, n in counted.tokens.items()}
+        yield _counter("token_requests", "Inference requests by whose token they show", ("token", "outcome"), tokens)
     latency = HistogramMetricFamily(
         "pliant_request_latency_seconds",
         "From arrival at the router to the answer, of what was answered",

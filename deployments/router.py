@@ -98,6 +98,7 @@ class RouterDriver:
         self.ingress = ""  # what brings requests in; told by the ingress
         self.on_part: Callable[[bool], None] = lambda _: None  # told whether this router has any device to itself
         self.tracer: Tracer | None = None  # told by the ingress
+        self.tokens: dict[tuple[str, str], int] = {}  # requests by token and outcome; as tracer
         self._planner = planner
         self._transport = Transport(variants, self.house.manifests, secret, self._replicas_changed)
         self._flights = Flights(self._transport, self._ran, self._ending, self._overdue)
@@ -435,6 +436,7 @@ class RouterDriver:
     def _counted_now(self) -> Counted:
         return replace(
             self._counted,
+            tokens=self.tokens,
             queued=self._machine.queued,
             utilisation=self._machine.prices.utilisation,
             prices=self._machine.device_prices,

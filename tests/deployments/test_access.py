@@ -1,5 +1,6 @@
 """Who is let in, what a token opens, and what becomes of a file that changes."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def test_a_rate_is_kept_on_average_and_says_when_to_come_back(path: Path, clock:
     access.admit(token, "digits")
     with pytest.raises(RateExceeded):
         access.admit(token, "digits")
+
+
+def test_requests_are_counted_by_names_that_the_file_gives_and_no_others(path: Path, clock: Clock) -> None:
+    token = bearer(add_token(path, {"name": "slow", "applications": ("digits",), "rate_rps": 1.0, "burst": 2.0}))
+    access = Access(str(path), clock=clock)
+    asked = [(token, "digits")] * 3 + [(token, f"made up {i}") for i in range(9)] + [(None, "digits")]
+    asked += [(f"Bearer {i}", "digits") for i in range(9)]
+    for header, application in asked:
+        with suppress(Forbidden, RateExceeded, Unauthorised):
+            access.admit(header, application)
+    access.admit(token)  # no inference
+    assert access.counted == {
+        ("slow", "admitted"): 2,
+        ("slow", "rate"): 1,
+        ("slow", "forbidden"): 9,
+        ("", "unknown"): 10,
+    }
+    assert not Access(None).counted
 
 
 def test_each_of_several_routers_lets_its_share_through(path: Path, clock: Clock) -> None:

@@ -28,7 +28,11 @@ PLANNED = Planned(
 
 def counted(times: int = 1) -> Counted:
     one = Counted(
-        queued={"digits": 4}, utilisation=0.5, prices={"edge": 0.2}, label_mix={"digits": {"0": 0.7, "1": 0.3}}
+        tokens={("cameras", "admitted"): 3 * times, ("", "unknown"): times},
+        queued={"digits": 4},
+        utilisation=0.5,
+        prices={"edge": 0.2},
+        label_mix={"digits": {"0": 0.7, "1": 0.3}},
     )
     for _ in range(times):
         one.answered("digits", True, 0.004)
@@ -65,6 +69,7 @@ def test_what_was_counted_is_read_back() -> None:
     assert value(text, "pliant_devices", pool="edge") == 2
     assert value(text, "pliant_unit_loaded", device="edge-0", pool="edge", unit="digits/large") == 1
     assert value(text, "pliant_settled") == 1
+    assert value(text, "pliant_token_requests_total", token="cameras", outcome="admitted") == 6
 
 
 def test_latencies_fall_into_cumulative_buckets() -> None:
@@ -85,6 +90,7 @@ def test_routers_are_added_up_and_what_one_counted_stays_when_it_is_gone() -> No
     ledger.take("a", counted(4))
     whole = ledger.whole()
     assert whole.requests["digits", "shed"] == 5
+    assert whole.tokens == {("cameras", "admitted"): 15, ("", "unknown"): 5}
     assert whole.queued == {"digits": 8}
     assert whole.utilisation == pytest.approx(0.5)
     assert sum(whole.latencies["digits"].counts) == 15
