@@ -157,6 +157,9 @@ def test_prometheus_and_the_dashboard_read_what_was_answered(live: SimpleNamespa
             time.sleep(0.1)
         assert found["pliant_answers_total"] - before.get("pliant_answers_total", 0) == 15
         assert found["pliant_requests_total"] - before.get("pliant_requests_total", 0) == 5
+        tokens = "pliant_token_requests_total"
+        assert found[tokens] - before.get(tokens, 0) == 5
+        assert 'token="user"' in plain.get("/metrics").text
         assert found["pliant_devices"] == 2
         assert found["pliant_unit_loaded"] >= 2
         overview = plain.get("/pliant/overview").json()
