@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from cluster import launcher
+from cluster import launcher, supervisor
 from cluster.edges import EdgeCluster
 from deployments.config import (
     ApplicationConfig,
@@ -266,3 +266,25 @@ def test_corrupt_profiles_are_refused_before_anything_is_started(live: SimpleNam
     assert "latency.parquet: cannot be read" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert launcher.status(live.config)["ready"]
+
+
+def test_requests_are_answered_while_rays_gcs_is_away(
+    live: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster of another process: after a minute without its GCS Ray ends whatever is connected to it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = replace(live.config, name="gcs", http=HttpConfig(port=free_port()), router=RouterConfig())
+    path = tmp_path / "gcs.yaml"
+    path.write_text(yaml.safe_dump(asdict(config)))
+    running = supervisor.start(path, PATIENCE_S)
+    try:
+        launcher.wait_settled(config, "pliant", PATIENCE_S)
+        children = psutil.Process(running.pid).children(recursive=True)
+        (gcs,) = [process for process in children if process.name() == "gcs_server"]
+        gcs.kill()
+        with asking(SimpleNamespace(url=launcher.base_url(config), x=live.x)) as asked:
+            wait_until(lambda: sum(asked.said.values()) > 300, PATIENCE_S)
+        assert set(asked.said) <= {"first", "second"}, asked.said
+        assert asked.wrong == 0
+    finally:
+        supervisor.stop("gcs")
