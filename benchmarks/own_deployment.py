@@ -14,6 +14,7 @@ import copy
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,7 @@ def served(told: dict[str, Any], ray_port: int) -> Iterator[str]:
                 processes.append(
                     subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
                 )
-                time.sleep(6.0 if command is head else 0.0)
+                _wait_for_port(ray_port, processes[-1])
         url = f"http://127.0.0.1:{told['http_options']['port']}"
         _wait_for(url, processes[-1], Path(directory, "output"))
         yield url
@@ -99,6 +100,16 @@ def served(told: dict[str, Any], ray_port: int) -> Iterator[str]:
             if process.poll() is None:
                 process.kill()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _wait_for_port(port: int, process: "subprocess.Popen[bytes]", timeout_s: float = 60.0) -> None:
+    """Until Ray's head listens; what it cannot, the next command says."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]", output: Path, timeout_s: float = 120.0) -> None:

@@ -50,7 +50,8 @@ def autoscaled(port: int) -> dict[str, Any]:
         "max_workers": 2,
         "idle_timeout_minutes": 0.1,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "tests.cluster.processes.Processes",
             "launch_multiple": True,
             "head_node_id": HEAD,
             "gcs_address": f"127.0.0.1:{port}",
@@ -108,6 +109,7 @@ def elastic(tmp_path: Path) -> Iterator[SimpleNamespace]:
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
         "RAY_AUTH_MODE": "disabled",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
     command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"]
