@@ -187,7 +187,9 @@ def methods(parts: list[str]) -> tuple[str, ...]:
             ["pliant", "policy"] | ["v2", "repository", "index"] | ["v2", "repository", "models", _, "load" | "unload"]
         ):
             return POST
-        case ["v2", "models", _, "versions", _, *rest] | ["v2", "models", _, *rest]:
+        case ["v2", "models", _, "versions", version, *rest] if version == VERSION:
+            return MODEL_METHODS.get("/".join(rest), ())
+        case ["v2", "models", _, *rest]:
             return MODEL_METHODS.get("/".join(rest), ())
     return ()
 

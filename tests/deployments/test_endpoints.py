@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.codec import decode_response, encode_request
@@ -143,6 +143,7 @@ def test_the_index_refuses_what_it_cannot_read(body: bytes) -> None:
     assert ask("/v2/repository/index", "POST", body).status == 400
 
 
+@settings(deadline=None)  # on a machine that is busy
 @given(
     st.sampled_from(["GET", "POST", "HEAD"]),
     st.lists(

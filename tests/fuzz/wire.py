@@ -141,24 +141,38 @@ def answers(written: bytes, taken: Sequence[Asked]) -> list[Said]:
 
 
 def reference(stream: bytes) -> list[Asked]:
-    """The requests that h11 reads, until it refuses one, or one says that it is the last."""
-    connection, found = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20), []
-    connection.receive_data(stream)
-    try:
-        while True:
-            event = connection.next_event()
-            if event in (h11.NEED_DATA, h11.PAUSED) or isinstance(event, h11.ConnectionClosed):
-                return found
-            if isinstance(event, h11.Request):
-                request, body = event, bytearray()
-            elif isinstance(event, h11.Data):
-                body += event.data
-            elif isinstance(event, h11.EndOfMessage):
-                found.append(Asked(request.method.decode(), request.target, bytes(body)))
-                connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
-                connection.send(h11.EndOfMessage())
-                if connection.our_state is not h11.DONE:
-                    return found
-                connection.start_next_cycle()
-    except h11.RemoteProtocolError:
-        return found
+    """The requests that h11 reads, until it refuses one, or one says that it is the last.
+
+    Empty lines before a request are passed over (RFC 9112, 2.2), which h11 does not.
+    """
+    found: list[Asked] = []
+    while stream := stream.lstrip(b"\r\n"):
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+        connection.receive_data(stream)
+        try:
+            asked = _one(connection)
+        except h11.RemoteProtocolError:
+            return found
+        if asked is None:
+            return found
+        found.append(asked)
+        connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
+        connection.send(h11.EndOfMessage())
+        if connection.our_state is not h11.DONE:
+            return found
+        stream = connection.trailing_data[0]
+    return found
+
+
+def _one(connection: h11.Connection) -> Asked | None:
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            return Asked(request.method.decode(), request.target, bytes(body))
+        else:
+            return None
