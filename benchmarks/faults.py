@@ -57,6 +57,7 @@ from profiling.zoo import build_zoo
 
 POOL = PoolConfig(devices=4, memory_mb=600, emulated=Emulation(slowdown=50, overhead_s=0.01))
 SLOW = replace(POOL, emulated=Emulation(slowdown=50, overhead_s=0.05))  # full at a rate that two cores can send,
+FLOATS = ("linear", "mlp", "cnn-s", "cnn-l")  # variants whose weights can be NaN
 SMALL = (1, 2)  # with batches no larger than this
 STALL_S = 2.0
 WEIGHTS = "weights.bin"  # of each model here, beside it
@@ -107,8 +108,7 @@ class Scene:
 
     def spoil(self) -> None:
         """Let the variant that has answered the most compute with NaN, wherever it is loaded: see `beside`."""
-        spoilt = next(variant for variant in self.variants() if not variant.endswith("int8"))  # integers are never NaN
-        path = Path(self.config.models) / "tiny" / spoilt / WEIGHTS
+        path = Path(self.config.models) / "tiny" / self.variants()[0] / WEIGHTS
         with path.open("r+b") as file:
             file.write(b"\xff" * path.stat().st_size)
 
@@ -157,6 +157,7 @@ class Fault:
     act: Callable[[Scene, float], None]  # with the instant at which the load ends
     routers: int = 1
     takes: float = 0.0  # devices
+    variants: tuple[str, ...] | None = None  # that are served; default: all
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -169,7 +170,9 @@ FAULTS: Mapping[str, Fault] = {
     "freeze": Fault("a device's node frozen", "no request lost", lambda s, _: s.freeze(s.busiest()), takes=1),
     "slow": Fault("a device five times slower", "no request lost", lambda s, end: s.slow(s.busiest(), end), takes=0.8),
     "hang": Fault("a replica that hangs", "no request lost", lambda s, _: s.signal_busiest(signal.SIGSTOP), takes=1),
-    "nan": Fault("the variant most in use gives NaN", "no request lost, no NaN answered", lambda s, _: s.spoil()),
+    "nan": Fault(
+        "the variant most in use gives NaN", "no request lost, no NaN answered", lambda s, _: s.spoil(), variants=FLOATS
+    ),
     "stall": Fault("the only router stopped for 2 s", "no request lost", lambda s, _: s.stall()),
     "gcs": Fault(
         "Ray's GCS killed for good",
@@ -251,7 +254,8 @@ def cost(outcomes: Outcomes, at: float, rate_rps: float) -> Cost:
 
 def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -> Cost:
     """One fault on a fresh cluster under load."""
-    config = replace(base, router=RouterConfig(replicas=fault.routers))
+    served = ApplicationConfig(slo_s=1.0, variants=fault.variants)
+    config = replace(base, router=RouterConfig(replicas=fault.routers), applications={"tiny": served})
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "cluster.yaml"
         path.write_text(yaml.safe_dump(asdict(config)))
