@@ -214,6 +214,9 @@ def status_tables(status: Mapping[str, Any]) -> list[Table]:
         summary.add_row("device time that plans fill", f"{100 * status['planned_utilisation']:.0f} %")
     if status.get("doubted"):
         summary.add_row("[red]do not answer", ", ".join(status["doubted"]))
+    if status.get("devices_asked"):
+        asked = ", ".join(f"{pool} {count}" for pool, count in status["devices_asked"].items())
+        summary.add_row("asked of Ray's autoscaler", asked)
     if status.get("failed"):
         summary.add_row("[red]did not start", ", ".join(status["failed"]))
     plan = status.get("plan") or {}

@@ -27,6 +27,9 @@ SETTLE_S = 1.0  # least time between two plans for a demand that moves
 NOISE_RPS = 3.0  # a change of demand below this is no reason to plan anew
 GIVEN_UP_S = 60.0  # how long a solution is waited for before another is asked for: the solver may have died
 FAILED_FOR_S = 120.0  # how long a unit that did not come up on a pool is not tried there again
+LEAVE_S = (
+    600.0  # for so long nothing starts in a pool with a device to go: Ray might start it there, where it would stay
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ class Controller:
         self._grown: Mapping[str, int] = {}  # what was asked for
         self._present: tuple[Device, ...] = ()
         self._devices: tuple[Device, ...] = ()  # of those the ones to plan for
+        self._leaving_at: float | None = None  # since when there are more
         self._loaded: Mapping[str, frozenset[str]] = {}
         self._up: Counts = {}
         self._problem: Problem | None = None  # that is being solved
@@ -223,6 +227,10 @@ class Controller:
         if kept != self._devices and {d.name for d in kept} != {d.name for d in self._devices}:
             self._pending = "the devices changed"
         self._devices = kept
+        if len(kept) == len(self._present):
+            self._leaving_at = None
+        elif self._leaving_at is None:
+            self._leaving_at = now
 
     def _grow(self, now: float) -> list[ControllerAction]:
         asked = self._growth.asked(now)
@@ -407,10 +415,21 @@ class Controller:
         devices = {pool: sum(d.pool == pool for d in self._devices) for pool in {d.pool for d in self._devices}}
         load_s = max((self._catalogue.units[unit].load_s for _, unit in self._starting), default=0.0)
         patient = now - self._progress_at < self._settings.patience_s + load_s
-        target = step(
-            self._catalogue, self._wanted, self._up, self._asked or {}, devices, patient, self._settings.starts
-        )
+        wanted = self._without_starts(now)
+        target = step(self._catalogue, wanted, self._up, self._asked or {}, devices, patient, self._settings.starts)
         if target == self._asked:
             return []
         self._asked = target
         return [Scale(target)]
+
+    def _without_starts(self, now: float) -> Counts:
+        """What is wanted, with no new copy in pools with a device to go but for those that the plan's load needs."""
+        if self._leaving_at is None or now - self._leaving_at > LEAVE_S or self.plan is None:
+            return self._wanted
+        leaving = Counter(device.pool for device in self._present) - Counter(device.pool for device in self._devices)
+        needed = {(flow.pool, flow.unit) for flow in self.plan.flows}
+        capped = {
+            key: min(n, self._up.get(key, 0)) if key[0] in leaving and key not in needed else n
+            for key, n in self._wanted.items()
+        }
+        return {key: n for key, n in capped.items() if n > 0}

@@ -8,7 +8,7 @@ from planner.plans import Plan, Problem
 from planner.program import solve
 from planner.variants import Device, Pool
 
-FALLS_SHORT = 1e-3  # of the demand: what may be left unserved, or missed of a floor, before a device is asked for
+FALLS_SHORT = 1e-3  # of what can be served: what may be left, or missed of a floor, before a device is asked for
 LIMIT_S = 0.1  # for each count that is tried
 RELEASE_S = 120.0  # by default: for so long fewer devices must have been enough before fewer are asked for
 
@@ -22,8 +22,8 @@ def needed(problem: Problem) -> dict[str, int]:
     """Devices of each elastic pool of the problem with which its demand is served as well as with all of them.
 
     A pool has between `devices` and `max_devices`. As well means: no more falls short, and no floor is missed by more,
-    but for a thousandth of the demand. Of the counts that will do, one that is cheapest by the pools' `cost`: pools
-    give up what they can one after the other, each in turn being the first. No single one could give up more then.
+    but for a thousandth of what can be served. Of the counts that will do, one that is cheapest by the pools' `cost`:
+    pools give up what they can one after the other, each in turn being the first. No single one could give up more.
     """
     growing = elastic({pool.name: pool for pool in problem.pools})
     if not growing:
@@ -53,7 +53,8 @@ class _Served:
         self._known: dict[tuple[tuple[str, int], ...], float] = {}
         total = sum(problem.demand_rps.values())
         most = {pool.name: pool.max_devices for pool in problem.pools if pool.max_devices > pool.devices}
-        self._bearable = self._short(most) + FALLS_SHORT * total
+        short = self._short(most)
+        self._bearable = short + FALLS_SHORT * max(0.0, total - short)
 
     def __call__(self, counts: Mapping[str, int]) -> bool:
         return self._short(counts) <= self._bearable

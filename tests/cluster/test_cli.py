@@ -201,3 +201,18 @@ def test_the_picture_of_the_ways_to_share_is_drawn(profiled: Path, tmp_path: Pat
     result = pliant("plan", str(profiled), "-d", "toy=5", "--plot-fairness", str(picture))
     assert result.exit_code == 0, result.output
     assert picture.stat().st_size > 10_000
+
+
+def test_plan_says_how_many_devices_of_a_pool_that_can_grow_the_demand_needs(profiled: Path) -> None:
+    profiled.write_text(CONFIG.replace("devices: 2", "devices: 2, max_devices: 7"))
+    result = pliant("plan", str(profiled), "-d", "toy=1e9")
+    assert "Pools that grow" in result.output
+    assert json.loads(pliant("plan", str(profiled), "-d", "toy=1e9", "--json").output)["devices_needed"] == {"edge": 7}
+    assert json.loads(pliant("plan", str(profiled), "-d", "toy=5", "--json").output)["devices_needed"] == {"edge": 2}
+
+
+def test_a_pool_that_could_only_shrink_is_refused(profiled: Path) -> None:
+    profiled.write_text(CONFIG.replace("devices: 2", "devices: 2, max_devices: 1"))
+    result = pliant("plan", str(profiled), "-d", "toy=5")
+    assert result.exit_code != 0
+    assert "max_devices is 1, below its devices (2)" in result.output

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.catalogue import Catalogue
-from planner.controller import Ask, ClusterChanged, Controller, Needed, Reported, Settings, Solve, Solved
+from planner.controller import Ask, ClusterChanged, Controller, Needed, Reported, Scale, Settings, Solve, Solved
 from planner.elastic import FALLS_SHORT, RELEASE_S, Growth, needed
 from planner.plans import Problem
 from planner.profiles import LatencyCurve
@@ -42,7 +42,7 @@ def problem(rate_rps: float, *pools: Pool, floor: float | None = None) -> Proble
     )
 
 
-@pytest.mark.parametrize(("rate_rps", "devices"), [(0, 1), (79, 1), (81, 2), (239, 3), (480, 6), (5000, 6)])
+@pytest.mark.parametrize(("rate_rps", "devices"), [(0, 1), (79, 1), (81, 2), (239, 3), (480, 6), (5000, 6), (1e9, 6)])
 def test_as_many_devices_as_carry_the_demand_and_no_more_than_there_can_be(rate_rps: float, devices: int) -> None:
     assert needed(problem(rate_rps, BOX)) == {"box": devices}
 
@@ -87,7 +87,8 @@ def test_no_pool_could_do_with_fewer_and_what_is_asked_for_is_enough(
         missed = max(0.0, floor - plan.accuracy["digits"]) if floor is not None else 0.0
         return sum(plan.shortfall_rps.values()) + missed * (rate_rps - plan.shortfall_rps["digits"])
 
-    bearable = short({"box": 1 + boxes, "gpu": 1 + gpus}) + FALLS_SHORT * rate_rps
+    least = short({"box": 1 + boxes, "gpu": 1 + gpus})
+    bearable = least + FALLS_SHORT * max(0.0, rate_rps - least)
     assert short(found) <= bearable
     for name, fewer in product(found, (1,)):
         if found[name] > 1:
@@ -183,6 +184,31 @@ def test_the_controller_asks_for_what_the_demand_needs_and_plans_for_what_has_co
     assert cloud.asks[-1][0] - began >= RELEASE_S
     assert cloud.controller.plan is not None
     assert len(cloud.controller.plan.assignment) == 1
+
+
+def leaving(rate_rps: int, unit: str) -> dict[str, int]:
+    """Copies by unit that are asked for of six devices with this unit and room for one more, when one is enough."""
+    roomy = replace(catalogue(), pools={"box": replace(BOX, memory_bytes=2)})
+    controller, now = Controller(roomy, SETTINGS, {"digits": float(rate_rps)}), 0.0
+    devices = tuple(Device(f"box-{i}", "box") for i in range(6))
+    held = {device.name: frozenset({unit}) for device in devices}
+    targets: dict[tuple[str, str], int] = {}
+    for _ in range(5):
+        now += 1.0
+        events = [Needed({"box": 1}), Reported({"digits": rate_rps}, 1.0), ClusterChanged(devices, held)]
+        for event in events:
+            for action in controller.handle(event, now):
+                match action:
+                    case Solve():
+                        events.append(Solved(*solve_with_surge(action.problem, action.devices, action.loaded, 1.0)))
+                    case Scale(counted):
+                        targets = dict(counted)
+    return {name: n for (_, name), n in targets.items()}
+
+
+def test_while_a_device_is_to_go_only_what_the_load_needs_starts() -> None:
+    assert leaving(1, "digits/big") == {"digits/big": 1}, "the small one would only stand by"
+    assert leaving(60, "digits/big")["digits/small"] == 1
 
 
 def test_where_no_device_is_there_yet_the_least_are_asked_for() -> None:
