@@ -10,15 +10,18 @@ from urllib.parse import quote, unquote, urlsplit
 import orjson
 
 from deployments.access import Access
+from deployments.catalogue import House
 from deployments.codec import RequestReader, encode_response
-from deployments.config import Manifest
+from deployments.config import ConfigError, Manifest, check, parse
 from deployments.counters import refuse_loading, repository_index
 from deployments.metrics import CONTENT_TYPE
 from deployments.openapi import document
 from deployments.protocol import (
     VERSION,
+    BadConfiguration,
     BadJson,
     BadRequest,
+    BodyTooLarge,
     InferRequest,
     Unavailable,
     UnknownApplication,
@@ -29,6 +32,7 @@ from deployments.protocol import (
     model_metadata,
     server_metadata,
 )
+from deployments.rollout import Asked
 from deployments.router import RouterDriver
 from planner.plans import POLICIES
 
@@ -39,6 +43,8 @@ HTML = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; frame-ancestors 'none'",
 }
+ADMIN = (["pliant", "policy"], ["pliant", "config"])  # what only administrators may, where there are tokens
+MOST_CONFIG_BYTES = 1_000_000
 AUTHORIZATION = "authorization"
 
 
@@ -61,9 +67,13 @@ class Endpoints:
 
     def __init__(self, driver: RouterDriver, access: Access | None = None) -> None:
         self.driver, self.access = driver, access or Access(None)
-        self._manifests = driver.house.manifests
-        self.slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
-        limits = driver.house.config.router
+        self.serve(driver.house)
+
+    def serve(self, house: House) -> None:
+        """Answer for these applications from now on."""
+        self._manifests = house.manifests
+        self.slo_s = {name: application.slo_s for name, application in house.catalogue.applications.items()}
+        limits = house.config.router
         self._readers = {name: RequestReader(manifest, limits) for name, manifest in self._manifests.items()}
         self._openapi = orjson.dumps(
             document(self._manifests, limits, VERSION_OF_PLIANT, self.slo_s, self.access.guarded)
@@ -99,7 +109,7 @@ class Endpoints:
                 return self._ready(None)
         token = headers.get(AUTHORIZATION)
         infers = parts[:2] == ["v2", "models"] and parts[-1] == "infer"
-        self.access.admit(token, parts[2] if infers else None, admin=parts == ["pliant", "policy"])
+        self.access.admit(token, parts[2] if infers else None, admin=parts in ADMIN)
         match parts:
             case ["v2"]:
                 return _json(server_metadata(VERSION_OF_PLIANT))
@@ -121,6 +131,10 @@ class Endpoints:
                 return _json(self.driver.status())
             case ["pliant", "policy"] if method == "POST":
                 return await self._policy(body)
+            case ["pliant", "config"] if method == "POST":
+                return _json({"attempt": await self.driver.apply(_asked(body))}, 202)
+            case ["pliant", "config"]:
+                return _json(await self.driver.configuration())
         return _json({"error": f"no such endpoint: {method} /{'/'.join(parts)}; see GET /v2"}, 404)
 
     async def _model(
@@ -181,6 +195,22 @@ def _parts(target: str) -> list[str]:
 def _json(data: Any, status: int = 200) -> Reply:
     body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     return Reply(status, JSON, body)
+
+
+def _asked(body: bytes) -> Asked:
+    """The change of configuration in a request's body; BadConfiguration says what is wrong with it."""
+    if len(body) > MOST_CONFIG_BYTES:
+        raise BodyTooLarge(f"a configuration of {len(body) / 1e6:.3g} MB; at most {MOST_CONFIG_BYTES / 1e6:g} MB")
+    try:
+        asked = parse(Asked, orjson.loads(body), "config")
+        check(asked.config)
+    except orjson.JSONDecodeError as error:
+        raise BadJson(f'config: not JSON ({error}): write {{"config": {{...}}}}, as `pliant apply` does') from error
+    except ConfigError as error:
+        raise BadConfiguration(str(error)) from error
+    if not 0 <= asked.share <= 1 or not asked.watch_s >= 0:
+        raise BadConfiguration(f"share is {asked.share:g} and watch_s {asked.watch_s:g}: a fraction, and seconds")
+    return asked
 
 
 def _only_ready(body: bytes) -> bool:

@@ -27,10 +27,14 @@ class Transport:
     def __init__(
         self, variants: Mapping[str, DeploymentHandle], manifests: Mapping[str, Manifest], secret: bytes
     ) -> None:
-        self._variants, self._manifests, self._secret = variants, manifests, secret
+        self._variants, self._manifests, self._secret = variants, dict(manifests), secret
         self._channels: dict[str, Channel] = {}  # by the replica's uid
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[None]] = set()
+
+    def learn(self, manifests: Mapping[str, Manifest]) -> None:
+        """These applications are served now; copies of others may still have a batch."""
+        self._manifests |= manifests
 
     def update(self, replicas: Iterable[Replica]) -> None:
         """Exactly these replicas are up."""

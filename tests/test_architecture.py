@@ -20,12 +20,15 @@ RAY_AT_IMPORT = {
     f"deployments/{name}.py"
     for name in (
         "app",
+        "deploying",
         "ingress",
         "planner",
+        "probing",
         "replicas",
         "router",
         "scaling",
         "secret",
+        "store",
         "targets",
         "transport",
         "variant",
