@@ -290,7 +290,7 @@ def load(config: Path, out: Path, png: Path | None, **asked: Any) -> None:
 @click.option("--application", "applications", multiple=True, help="opens only this; repeat for more [default: all]")
 @click.option("--rate", "rate_rps", type=click.FloatRange(0, min_open=True), help="requests/s at most")
 @click.option("--burst", type=click.FloatRange(1), help="of them at once [default: one second's worth]")
-@click.option("--admin", is_flag=True, help="may change the policy")
+@click.option("--admin", is_flag=True, help="may change the policy and the configuration")
 @known_errors
 def token(path: Path, **entry: Any) -> None:
     """Make a token for NAME, add it to a file of tokens, and print it, once.
