@@ -105,8 +105,11 @@ def troubles(applications: Iterable[str]) -> dict[str, str]:
             continue
         bad = [d for d in status[name].deployments.values() if d.status in (DeploymentStatus.UNHEALTHY, FAILED)]
         if bad or status[name].status == ApplicationStatus.DEPLOY_FAILED:
-            found[name] = (bad[0].message if bad else status[name].message) or "no reason given"
+            said = (bad[0].message if bad else status[name].message).strip().splitlines()
+            errors = [line for line in said if "Error" in line]
+            found[name] = ([*said[-1:], *errors[-1:]] or ["no reason given"])[-1][:REASON].strip()
     return found
 
 
+REASON = 400  # letters
 FAILED = DeploymentStatus.DEPLOY_FAILED

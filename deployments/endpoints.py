@@ -22,6 +22,7 @@ from deployments.protocol import (
     BadJson,
     BadRequest,
     BodyTooLarge,
+    Forbidden,
     InferRequest,
     Unavailable,
     UnknownApplication,
@@ -44,6 +45,7 @@ HTML = {
     "connect-src 'self'; img-src data:; frame-ancestors 'none'",
 }
 ADMIN = (["pliant", "policy"], ["pliant", "config"])  # what only administrators may, where there are tokens
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST_CONFIG_BYTES = 1_000_000
 AUTHORIZATION = "authorization"
 
@@ -114,7 +116,7 @@ class Endpoints:
             case ["v2"]:
                 return _json(server_metadata(VERSION_OF_PLIANT))
             case ["metrics"]:
-                return Reply(200, {"content-type": CONTENT_TYPE}, await self.driver.metrics())
+                return Reply(200, {"content-type": CONTENT_TYPE}, await self.driver.planner.metrics())
             case ["v2", "models", "stats"]:
                 return _json(self.driver.counters.body())
             case ["v2", "repository", "index"] if method == "POST":
@@ -126,15 +128,16 @@ class Endpoints:
             case ["v2", "models", name, *rest]:
                 return await self._model(method, self._manifest(name), rest, headers, body)
             case ["pliant", "overview"]:
-                return _json(await self.driver.overview())
+                return _json(await self.driver.planner.overview())
             case ["pliant", "status"]:
                 return _json(self.driver.status())
             case ["pliant", "policy"] if method == "POST":
                 return await self._policy(body)
             case ["pliant", "config"] if method == "POST":
-                return _json({"attempt": await self.driver.apply(_asked(body))}, 202)
+                self._check_reach()
+                return _json({"attempt": await self.driver.planner.apply(_asked(body))}, 202)
             case ["pliant", "config"]:
-                return _json(await self.driver.configuration())
+                return _json(await self.driver.planner.configuration())
         return _json({"error": f"no such endpoint: {method} /{'/'.join(parts)}; see GET /v2"}, 404)
 
     async def _model(
@@ -172,6 +175,15 @@ class Endpoints:
             raise Unavailable(f"'{application or 'pliant'}' has no device up yet")
         return _json({"ready": True})
 
+    def _check_reach(self) -> None:
+        """Refuse to change what is served for anybody who comes from elsewhere without a token."""
+        host = self.driver.house.config.http.host
+        if not self.access.guarded and (self.driver.ingress != "direct" or host not in LOOPBACK):
+            raise Forbidden(
+                f"the configuration is not changed for everybody who reaches {host}: set access.tokens, and show an "
+                "administrator's"
+            )
+
     async def _policy(self, body: bytes) -> Reply:
         try:
             policy = orjson.loads(body)["policy"]
@@ -179,7 +191,7 @@ class Endpoints:
             raise BadJson('policy: write {"policy": "pliant"}') from error
         if policy not in POLICIES:
             raise BadJson(f"policy: unknown policy {policy!r}; known are {', '.join(POLICIES)}")
-        await self.driver.set_policy(policy)
+        await self.driver.planner.set_policy(policy)
         return _json({"policy": policy})
 
 

@@ -210,10 +210,13 @@ class Rollout:
 
     async def begin(self) -> None:
         """Write down what is in force, delete what is left of others, and go on with what was under way."""
-        await self._write(self._record)
-        await asyncio.to_thread(delete, self._application, self._needed())
+        await _surely(self._clean)
         if self._record.pending is not None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _clean(self) -> None:
+        await self._write(self._record)
+        await asyncio.to_thread(delete, self._application, self._needed())
 
     async def apply(self, asked: Asked) -> int:
         """Begin to follow a new configuration; answers the number of the attempt.
@@ -314,8 +317,10 @@ class Rollout:
             if how == "never":
                 used = sorted(f"'{u}' on pool '{p}'" for u, p in lacking if wanted.get((p, u), 0))
                 if used:
+                    limit_s = 2 * planner.start_timeout_s
                     raise BackError(
-                        f"the new version of {used[0]} did not come up within {planner.start_timeout_s:g} s"
+                        f"the new version of {used[0]} did not come up within {limit_s:g} s, neither beside an old "
+                        "copy nor instead of one for which others stand in: is there memory for one more?"
                     )
                 logger.warning("planner: not tried, as nothing uses it and there is no room: %s", sorted(lacking))
                 return
@@ -349,7 +354,9 @@ class Rollout:
         while True:
             await asyncio.sleep(LOOK_S)
             used = {unit for (_, unit), n in self._holder.wanted().items() if n}
-            evidence = {unit: seen for unit, seen in self.evidence().items() if unit in used}
+            seen = self.evidence()
+            asked = self._record.said.units if pending.asked.share else ()
+            evidence = {unit: seen.get(unit, Evidence()) for unit in asked if unit in used}
             verdict = judge(evidence, time.monotonic() - began, pending.asked.watch_s)
             if verdict.what == "back":
                 raise BackError(verdict.why)

@@ -6,12 +6,11 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
-from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -24,8 +23,6 @@ from deployments.journal import Journalled, scene_key
 from deployments.metrics import Counted
 from deployments.planner import Bulletin
 from deployments.protocol import (
-    BadConfiguration,
-    ChangeUnderWay,
     DeadlineUnmet,
     ImpossibleBound,
     InferRequest,
@@ -36,11 +33,12 @@ from deployments.protocol import (
     UnknownApplication,
     WireError,
 )
+from deployments.questions import PLANNER_S, Questions, brief
 from deployments.registry import REGISTRY, Replica, ReplicaGone
 from deployments.reign import Reign, begin
 from deployments.reports import Report
-from deployments.rollout import Asked
 from deployments.store import read_record
+from deployments.subscriptions import Subscriptions
 from deployments.tickets import Answered, Done, Outcome, Ticket
 from deployments.transport import Transport
 from deployments.trials import Trials
@@ -70,8 +68,6 @@ from planner.router import BEHIND
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
-PLANNER_S = 10.0  # for which the planner is waited for
-CHECK_S = 120.0  # and for it to read models and profiles
 IDLE_REPORTS = 4  # of so many one is made while nothing comes in; after 3 s of silence a router counts as gone
 
 ERRORS: Mapping[str, type[WireError]] = {
@@ -111,10 +107,9 @@ class RouterDriver:
         self.ingress = ""  # what brings requests in; told by the ingress
         self.on_part: Callable[[bool], None] = lambda _: None  # told whether this router has any device to itself
         self.on_house: Callable[[], None] = lambda: None  # told when `house` is another
-        self._planner = planner
-        self._handles = dict(variants)
-        self._heard: set[str] = set()  # deployments whose replicas this router is told of
-        self._transport = Transport(self._handles, reign.generation.house.manifests, secret)
+        self._planner, self.planner = planner, Questions(planner)
+        self._subscriptions = Subscriptions(variants)
+        self._transport = Transport(self._subscriptions.handles, reign.generation.house.manifests, secret)
         self._flights = Flights(self._transport, self._ran, self._ending, self._overdue)
         self._orphans: dict[Flight, Reign] = {}  # sent by the machine of an earlier one
         self._trials = Trials()
@@ -346,7 +341,7 @@ class RouterDriver:
         if flight.given_up:
             return
         if isinstance(result, Exception):
-            if flight.trial and self._again(flight, _brief(result), isinstance(result, GONE)):
+            if flight.trial and self._again(flight, brief(result), isinstance(result, GONE)):
                 logger.warning("router: the new version failed unit=%s: %r", run.unit, result)
                 return
             self._failed(run, result)
@@ -364,7 +359,7 @@ class RouterDriver:
     def _failed(self, run: Run, error: Exception) -> None:
         lost = isinstance(error, GONE)
         logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, error)
-        self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {_brief(error)}", lost))
+        self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {brief(error)}", lost))
 
     def _ending(self, flight: Flight) -> None:
         if flight not in self._orphans and not flight.given_up:
@@ -495,34 +490,30 @@ class RouterDriver:
             now = self._reign.generation
             if generation.build != now.build or generation.edition <= now.edition:
                 return
-            if generation.house_edition != now.house_edition:
-                self._take_over(await asyncio.to_thread(begin, generation, self._reign))
-            self._renew(generation)
+            if generation.house_edition == now.house_edition:
+                self._renew(generation)
+            else:
+                self.follow(await asyncio.to_thread(begin, generation, self._reign))
             logger.info("router: generation %d, edition %d", generation.number, generation.edition)
         except Exception:  # the next report tries again
             logger.exception("router: the next generation cannot be taken over")
         finally:
             self._adopting = None
 
+    def follow(self, reign: Reign) -> None:
+        """Decide by another reign from now on."""
+        self._take_over(reign)
+        self._renew(reign.generation)
+
     def _renew(self, generation: Generation) -> None:
         """Hear of exactly the replicas of this generation's deployments."""
         self._reign.generation = generation
         self._trials.begin(generation.trial, generation.house.catalogue.latency)
-        wanted = {one.name: one for one in generation.all()}
-        for name, one in wanted.items():
-            if name not in self._handles:
-                self._handles[name] = serve.get_deployment_handle(one.name, one.application, False, False)
-            if name not in self._heard:
-                self._heard.add(name)
-                self._handles[name]._init()  # subscribe now, not with the first call: the router must know who is up
-        for name in self._heard - wanted.keys():
-            self._heard.discard(name)
-            self._spawn(_shut(self._handles.pop(name)))
-            REGISTRY.forget(name)
+        self._subscriptions.keep(generation.all())
         self._replicas_changed()
 
     def _take_over(self, reign: Reign) -> None:
-        """Decide by another reign: what is under way ends as it began, what waits is told to the new machine."""
+        """What is under way ends as it began, what waits is told to the new machine."""
         self._orphans |= {
             flight: self._reign
             for flight in self._flights.under_way
@@ -604,44 +595,6 @@ class RouterDriver:
             label_mix=self._looks.mix(),
         )
 
-    async def metrics(self) -> bytes:
-        """What Prometheus scrapes, of the whole cluster; Unavailable where the planner does not answer."""
-        text: bytes = await self._ask_planner(self._planner.metrics.remote())
-        return text
-
-    async def overview(self) -> dict[str, Any]:
-        """What the dashboard shows, of the whole cluster; Unavailable as `metrics`."""
-        found: dict[str, Any] = await self._ask_planner(self._planner.overview.remote())
-        return found
-
-    async def set_policy(self, policy: str) -> None:
-        """Pass on to the planner; Unavailable as `metrics`."""
-        await self._ask_planner(self._planner.set_policy.remote(policy))
-
-    async def configuration(self) -> dict[str, Any]:
-        """What is in force, as a change is compared with it; Unavailable as `metrics`."""
-        found: dict[str, Any] = await self._ask_planner(self._planner.configuration.remote())
-        return found
-
-    async def apply(self, asked: Asked) -> int:
-        """Have the planner follow another configuration; answers the number of the attempt.
-
-        Raises:
-            BadConfiguration, ChangeUnderWay, Unavailable: why not.
-        """
-        said = await self._ask_planner(self._planner.apply.remote(asked), CHECK_S)
-        if "refused" in said:
-            raise BadConfiguration(said["refused"])
-        if "conflict" in said:
-            raise ChangeUnderWay(said["conflict"])
-        return int(said["attempt"])
-
-    async def _ask_planner(self, answer: Awaitable[Any], patience_s: float = PLANNER_S) -> Any:
-        try:
-            return await asyncio.wait_for(answer, patience_s)
-        except Exception as error:
-            raise Unavailable(f"the planner does not answer ({_brief(error)}); the plan in force goes on") from error
-
     def ready(self, application: str | None = None) -> bool:
         """Whether some device can answer the application, or every one of them."""
         up = {unit for device, unit in self._replicas if device in self._devices}
@@ -680,12 +633,3 @@ class RouterDriver:
                 ],
             },
         }
-
-
-async def _shut(handle: DeploymentHandle) -> None:
-    await handle.shutdown_async()
-
-
-def _brief(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[-1] if text else ''}"

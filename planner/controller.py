@@ -230,6 +230,7 @@ class Controller:
         ):
             self._headroom = Headroom(event.settings.utilisation, event.settings.violations)
         self._catalogue, self._settings, self._retired = catalogue, event.settings, event.retired
+        self._devices = tuple(device for device in self._devices if device.pool in catalogue.pools)
         self._loaded = {name: units.intersection(catalogue.units) for name, units in self._loaded.items()}
         self._up = self._known(self._up)
         self._wanted, self._asked = self._known(self._wanted), None

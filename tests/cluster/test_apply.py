@@ -54,9 +54,11 @@ class Load:
     grpc: str
     x: np.ndarray
     applications: list[str]
+    scale: np.float32  # of one in five requests over HTTP
     answered: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     variants: Counter[str] = field(default_factory=Counter)
+    took_s: list[float] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
     def over_http(self, seed: int) -> None:
@@ -64,15 +66,17 @@ class Load:
         with httpx.Client(base_url=self.url, timeout=20.0) as client:
             while not self.over.is_set():
                 application = self.applications[rng.integers(len(self.applications))]
-                x = self.x[rng.integers(len(self.x), size=2)]
+                x = self.x[rng.integers(len(self.x), size=2)] * (self.scale if rng.random() < 0.2 else 1)
                 tensor = {"name": "input", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
                 body = {"inputs": [tensor], "parameters": {"deadline_ms": DEADLINE_MS}}
+                begun = time.monotonic()
                 try:
                     answer = client.post(f"/v2/models/{application}/infer", json=body)
                 except httpx.HTTPError as error:
                     self.failures.append(repr(error))
                     continue
                 if answer.status_code == 200:
+                    self.took_s.append(time.monotonic() - begun)
                     self.answered["http"] += 1
                     self.variants.update(answer.json()["parameters"]["variant"].split(","))
                 else:
@@ -98,7 +102,7 @@ class Load:
 @contextmanager
 def load(live: SimpleNamespace, *more: str, scale: float = 1.0) -> Iterator[Load]:
     """Three clients over HTTP and one over gRPC; none of their requests may fail."""
-    found = Load(live.url, f"127.0.0.1:{live.grpc}", scale * live.x, ["tiny", *more])
+    found = Load(live.url, f"127.0.0.1:{live.grpc}", live.x, ["tiny", *more], np.float32(scale))
     threads = [threading.Thread(target=found.over_http, args=(seed,)) for seed in range(3)]
     threads.append(threading.Thread(target=found.over_grpc, args=(9,)))
     for thread in threads:
@@ -111,24 +115,29 @@ def load(live: SimpleNamespace, *more: str, scale: float = 1.0) -> Iterator[Load
         found.over.set()
         for thread in threads:
             thread.join()
+    p50, p99 = 1e3 * np.quantile(found.took_s, (0.5, 0.99))
+    slowest = 1e3 * max(found.took_s)
+    print(
+        f"\n{sum(found.answered.values())} answered, {len(found.failures)} failed; "
+        f"HTTP p50 {p50:.0f} ms, p99 {p99:.0f} ms, slowest {slowest:.0f} ms"
+    )
     assert not found.failures, (len(found.failures), found.failures[:3])
     assert min(found.answered["http"], found.answered["grpc"]) > 10
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """Two devices; two variants of `tiny`, and in the repository a third, and the same application again as `twin`."""
-    directory = tmp_path_factory.mktemp("apply")
+@contextmanager
+def cluster(directory: Path, pool: PoolConfig, variants: tuple[str, ...]) -> Iterator[SimpleNamespace]:
+    """Two devices that serve these variants of `tiny`; the repository has more, and the same application as `twin`."""
     models = build_zoo(["tiny"], cache_dir=directory / "zoo")
-    shutil.copytree(models / "tiny", models / "twin")
-    manifest = models / "twin" / "application.yaml"
-    manifest.write_text(yaml.safe_dump({**yaml.safe_load(manifest.read_text()), "name": "twin"}))
     for path in models.glob("*/*/model.onnx"):
         if path.parent.name not in VARIANTS:
             shutil.rmtree(path.parent)
+    shutil.copytree(models / "tiny", models / "twin")
+    manifest = models / "twin" / "application.yaml"
+    manifest.write_text(yaml.safe_dump({**yaml.safe_load(manifest.read_text()), "name": "twin"}))
     config = ClusterConfig(
-        pools={"edge": POOL},
-        applications={"tiny": ApplicationConfig(slo_s=1.0, variants=VARIANTS[:2])},
+        pools={"edge": pool},
+        applications={"tiny": ApplicationConfig(slo_s=1.0, variants=variants)},
         name="apply",
         models=str(models),
         profiles=str(directory / "profiles"),
@@ -149,6 +158,13 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
             grpc=config.grpc.port,
             x=targets_of(config)["tiny"].x,
         )
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A cluster whose devices have room for two copies each."""
+    with cluster(tmp_path_factory.mktemp("apply"), POOL, VARIANTS[:2]) as found:
+        yield found
 
 
 def written(live: SimpleNamespace, config: ClusterConfig, name: str = "next.yaml") -> Path:
@@ -216,7 +232,10 @@ def test_a_variant_and_an_application_come_and_go_and_no_request_fails(live: Sim
 
 
 def edited(path: Path, how: str) -> None:
-    """Make another file of a model: one that does the "same", gives "permuted" scores, or "nan" for large inputs."""
+    """Another file for a model: it does the "same", gives "permuted" scores, "nan" for large inputs, or is "broken"."""
+    if how == "broken":
+        path.write_bytes(b"no model")
+        return
     model = onnx.load(path)
     model.producer_name = f"edited: {how}"
     graph, scores = model.graph, model.graph.output[0].name
@@ -302,13 +321,44 @@ def test_a_model_that_does_not_answer_as_profiled_never_gets_a_request(live: Sim
     wait_until(lambda: not deployments())
 
 
+def test_a_model_that_no_replica_can_load_is_rolled_back_with_its_error(live: SimpleNamespace) -> None:
+    before = digests(live)
+    with load(live):
+        assert applied(live, updated(live, "broken", honest=False), watch_s=5.0) == "rolled back"
+    assert "ModelError" in live.shown
+    assert digests(live) == before
+    wait_until(lambda: not deployments())
+
+
 def test_a_model_that_fails_on_real_requests_is_rolled_back_and_no_request_fails(live: SimpleNamespace) -> None:
     before = digests(live)
-    with load(live, scale=2.0):  # brighter than any validation sample
+    with load(live, scale=2.0):  # some are brighter than any validation sample
         assert applied(live, updated(live, "nan"), share=0.5, watch_s=60.0) == "rolled back"
     assert "not finite" in live.shown.replace("\n", " ")
     assert digests(live) == before
     wait_until(lambda: not deployments())
+
+
+def test_a_router_that_dies_comes_back_with_what_was_applied(live: SimpleNamespace) -> None:
+    import ray
+
+    def answers() -> bool:
+        x = live.x[:1]
+        tensor = {"name": "input", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
+        try:
+            answer = httpx.post(f"{live.url}/v2/models/twin/infer", json={"inputs": [tensor]})
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    assert applied(live, serving(live, tiny=VARIANTS[:2], twin=VARIANTS[1:2])) == "done"
+    assert answers()
+    before = launcher.status(live.config)["router"]
+    names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == "serve"]
+    ray.kill(ray.get_actor(next(name for name in names if "#router#" in name), namespace="serve"))
+    wait_until(answers)
+    assert launcher.status(live.config)["router"] != before
+    assert applied(live, live.config) == "done"
 
 
 def test_a_planner_that_dies_in_the_middle_goes_on(live: SimpleNamespace) -> None:
