@@ -31,6 +31,7 @@ from planner.controller import (
     PolicySet,
     Publish,
     Reconfigured,
+    Replacing,
     Reported,
     Scale,
     Solve,
@@ -133,6 +134,10 @@ class Planner:
         """Plan with this from now on."""
         self._house = house
         self._handle(Reconfigured(catalogue, house.settings(), retired))
+
+    def replacing(self, units: frozenset[str]) -> None:
+        """Copies of these give way to others for now."""
+        self._handle(Replacing(units))
 
     def wanted(self) -> Counts:
         """The copies that the plan wants up, by (pool, unit)."""

@@ -88,6 +88,9 @@ class Holder(Protocol):
     def reconfigure(self, house: House, catalogue: Catalogue, retired: frozenset[str]) -> None:
         """Plan with this from now on."""
 
+    def replacing(self, units: frozenset[str]) -> None:
+        """Copies of these give way to others for now."""
+
     def wanted(self) -> Counts:
         """The copies that are to be up, by (pool, unit)."""
 
@@ -277,6 +280,7 @@ class Rollout:
 
     async def _try(self, pending: Pending) -> None:
         """Bring copies of the new versions up, ask them what is known, and give them a share; BackError."""
+        self._holder.replacing(pending.target.updated)
         await self._publish(replace(self._next(), trial=pending.target.trial(0.0)))
         await self._say("starting")
         await self._start(pending.target)
@@ -380,6 +384,7 @@ class Rollout:
 
     async def _follow(self, found: Target) -> None:
         """Wait until what is wanted is up and what goes is gone, then forget that."""
+        self._holder.replacing(found.updated)
         await self._until(self._all_on, ROUTERS_S)
         self._leaving = {}
         self._holder.scale()
@@ -405,6 +410,7 @@ class Rollout:
         await self._end(state, reason)
 
     async def _end(self, state: State, reason: str) -> None:
+        self._holder.replacing(frozenset())
         said = replace(self._record.said, state=state, reason=reason, share=0.0)
         await self._write(Record(self.generation, None, said))
         self._since = time.monotonic()

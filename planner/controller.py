@@ -93,11 +93,18 @@ class Reconfigured:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacing:
+    """Copies of these units give way to those of a new version: that fewer are up is not that they do not start."""
+
+    units: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Clock:
     """Time has passed."""
 
 
-ControllerEvent = Reported | ClusterChanged | Solved | PolicySet | Reconfigured | Clock
+ControllerEvent = Reported | ClusterChanged | Solved | PolicySet | Reconfigured | Replacing | Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,7 @@ class Controller:
         self._catalogue = catalogue
         self._settings = settings
         self._retired: frozenset[str] = frozenset()
+        self._replacing: frozenset[str] = frozenset()
         self._policy = self._planned_by = settings.policy
         self._demand = {name: Demand() for name in catalogue.applications}
         for name, rate_rps in (demand_rps or {}).items():
@@ -205,6 +213,8 @@ class Controller:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
             case Reconfigured():
                 self._reconfigure(event)
+            case Replacing(units):
+                self._replacing = units
             case Solved():
                 actions += self._apply(event, now)
             case Clock():
@@ -400,7 +410,7 @@ class Controller:
         before, self._starting = self._starting, {}
         for key, n in asked.items():
             have = up.get(key, 0)
-            if have < n:  # one copy that has come up gives the next its time
+            if have < n and key[1] not in self._replacing:  # one copy that has come up gives the next its time
                 had, since = before.get(key, (have, now))
                 self._starting[key] = (have, since if have <= had else now)
         for key, (_, since) in self._starting.items():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planner.catalogue import Catalogue
-from planner.controller import Controller, Reconfigured, Reported, Solve
+from planner.controller import Controller, Reconfigured, Replacing, Reported, Solve
 from planner.variants import Device
 from tests.planner.driven import catalogue
 from tests.planner.test_controller import SETTINGS, Cluster, cluster
@@ -81,6 +81,19 @@ def test_units_that_grow_are_not_kept_where_they_do_not_fit() -> None:
     assert c.controller.plan is not None
     for units in c.controller.plan.assignment.values():
         assert sum(larger.units[unit].memory_bytes for unit in units) <= 2
+
+
+def test_copies_that_give_way_to_a_new_version_are_not_taken_for_such_as_do_not_start() -> None:
+    def after_a_while(*units: str) -> dict[tuple[str, str], float]:
+        c = cluster(devices=2).play(8.0)
+        c.tell(Replacing(frozenset(units)))
+        c.up["d0"].discard("k/slow")
+        c.broken = frozenset({"k/slow"})  # its copy is not started again: another version has its place
+        c.play(SETTINGS.start_timeout_s + 2.0)
+        return c.controller.failed
+
+    assert after_a_while("k/slow") == {}
+    assert after_a_while().keys() == {("e", "k/slow")}
 
 
 def test_a_policy_that_was_set_stays_unless_the_configuration_changes_it() -> None:
