@@ -29,6 +29,7 @@ def main() -> None:
     pliant plan cluster.yaml -d a=50 what would be placed where for 50 requests/s of application a
     pliant simulate cluster.yaml -r a=50   a load on it, and other policies beside, without a cluster
     pliant up cluster.yaml           start it; then `status`, `load`, `down`
+    pliant apply cluster.yaml        change it while it runs
     """
 
 
@@ -117,6 +118,48 @@ def down(name: str) -> None:
     if not supervisor.stop(name):
         raise click.ClickException(f"no cluster '{name}' runs; running: {', '.join(supervisor.names()) or 'none'}")
     console.print(f"cluster '{name}' is down")
+
+
+@main.command()
+@CONFIG
+@click.option(
+    "--canary",
+    "share",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    metavar="SHARE",
+    help="of the batches that a model's new version answers while it is watched",
+)
+@click.option(
+    "--watch",
+    "watch_s",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="for which it is watched before it takes over",
+)
+@click.option("--dry-run", is_flag=True, help="only show what would change")
+@click.option("--yes", "agreed", is_flag=True, help="do not ask")
+@click.option("--url", help="another address of the cluster: http:// or https://HOST:PORT")
+@click.option("--token", help="an administrator's token [default: $PLIANT_TOKEN]")
+@known_errors
+def apply(
+    config: Path, share: float, watch_s: float, dry_run: bool, agreed: bool, url: str | None, token: str | None
+) -> None:
+    """Have the running cluster serve CONFIG instead, without a restart.
+
+    Shows what differs from the configuration in force: applications, variants, models, settings. A variant whose model
+    file is another is tried beside the old one first, and rolled back by itself where it does badly: then this ends
+    with 1. Ctrl-C leaves the change under way (docs/operations.md, "Changing a running cluster").
+    """
+    from cluster import applying, launcher
+
+    order = applying.Order(share, watch_s, dry_run, agreed, launcher.Reach(url, token))
+    ended = applying.apply(config, order, console)
+    if ended in ("rolled back", "failed", "interrupted"):
+        sys.exit(130 if ended == "interrupted" else 1)
 
 
 @main.command()
@@ -247,7 +290,7 @@ def load(config: Path, out: Path, png: Path | None, **asked: Any) -> None:
 @click.option("--application", "applications", multiple=True, help="opens only this; repeat for more [default: all]")
 @click.option("--rate", "rate_rps", type=click.FloatRange(0, min_open=True), help="requests/s at most")
 @click.option("--burst", type=click.FloatRange(1), help="of them at once [default: one second's worth]")
-@click.option("--admin", is_flag=True, help="may change the policy")
+@click.option("--admin", is_flag=True, help="may change the policy and the configuration")
 @known_errors
 def token(path: Path, **entry: Any) -> None:
     """Make a token for NAME, add it to a file of tokens, and print it, once.

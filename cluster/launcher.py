@@ -5,7 +5,8 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,24 +73,61 @@ def base_url(config: ClusterConfig) -> str:
     return f"http{'s' * (config.http.tls is not None)}://{config.http.host}:{config.http.port}"
 
 
-def _client(config: ClusterConfig, timeout_s: float) -> httpx.Client:
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How a running cluster is asked, where that is not as its configuration and the environment say."""
+
+    url: str | None = None
+    token: str | None = None
+
+
+PLAINLY = Reach()
+
+
+def _client(config: ClusterConfig, timeout_s: float, reach: Reach = PLAINLY) -> httpx.Client:
     """Asks the cluster's own listener: it trusts its very certificate, and shows the token of the environment."""
     verify: ssl.SSLContext | bool = True
     if config.http.tls is not None:
         verify = ssl.create_default_context(cafile=config.http.tls.cert)
         verify.check_hostname = False  # the host is the configuration's own, whatever the certificate calls it
         verify.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    token = os.environ.get(TOKEN)
+    token = reach.token or os.environ.get(TOKEN)
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx.Client(base_url=base_url(config), verify=verify, headers=headers, timeout=timeout_s, trust_env=False)
+    url = reach.url or base_url(config)
+    return httpx.Client(base_url=url, verify=verify, headers=headers, timeout=timeout_s, trust_env=False)
 
 
-def status(config: ClusterConfig) -> dict[str, Any]:
+def status(config: ClusterConfig, reach: Reach = PLAINLY) -> dict[str, Any]:
     """What `GET /pliant/status` says; httpx.HTTPError where nobody answers."""
-    with _client(config, 5.0) as client:
+    with _client(config, 5.0, reach) as client:
         answer = client.get("/pliant/status")
     if answer.status_code in (401, 403):
         raise ConfigError(f"{base_url(config)} wants a token: {answer.json()['error']} (from ${TOKEN})")
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def configuration(config: ClusterConfig, reach: Reach = PLAINLY) -> dict[str, Any]:
+    """What `GET /pliant/config` says; as `status`."""
+    with _client(config, 20.0, reach) as client:
+        return _said(config, client.get("/pliant/config"))
+
+
+def apply(config: ClusterConfig, body: Mapping[str, Any], reach: Reach = PLAINLY) -> int:
+    """Have the cluster follow another configuration; answers the number of the attempt.
+
+    ConfigError where it does not want to, and says why; else as `status`.
+    """
+    with _client(config, 150.0, reach) as client:
+        return int(_said(config, client.post("/pliant/config", json=body))["attempt"])
+
+
+def _said(config: ClusterConfig, answer: httpx.Response) -> dict[str, Any]:
+    if answer.status_code in (401, 403):
+        raise ConfigError(f"{base_url(config)} wants an administrator's token: {answer.json()['error']} (${TOKEN})")
+    if answer.status_code in (400, 409, 413):
+        raise ConfigError(f"refused: {answer.json()['error']}")
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()
     return found

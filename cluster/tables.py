@@ -195,6 +195,17 @@ def profile_table(profiles: Profiles, application: str) -> Table:
     return table
 
 
+def rollout_line(rollout: Mapping[str, Any]) -> str:
+    """How the last change of the configuration stands."""
+    line = f"{rollout['state']} for {rollout['seconds']:.0f} s"
+    if rollout["units"]:
+        line += f": {', '.join(rollout['units'])}"
+    if rollout["share"]:
+        line += f", share {rollout['share']:g}"
+    line += "".join(f"; {unit}: {new} of {new + old} batches" for unit, (new, old) in rollout["batches"].items())
+    return line + (f" ({rollout['reason']})" if rollout["reason"] else "")
+
+
 def status_tables(status: Mapping[str, Any]) -> list[Table]:
     """What `GET /pliant/status` says."""
     summary = Table("", "", title="cluster", show_header=False)
@@ -217,6 +228,10 @@ def status_tables(status: Mapping[str, Any]) -> list[Table]:
     if status.get("devices_asked"):
         asked = ", ".join(f"{pool} {count}" for pool, count in status["devices_asked"].items())
         summary.add_row("asked of Ray's autoscaler", asked)
+    if "generation" in status:
+        summary.add_row("configuration", f"generation {status['generation']}")
+        if status.get("rollout"):
+            summary.add_row("last change", rollout_line(status["rollout"]))
     if status.get("failed"):
         summary.add_row("[red]did not start", ", ".join(status["failed"]))
     plan = status.get("plan") or {}

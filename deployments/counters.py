@@ -107,15 +107,24 @@ class Statistics:
     """
 
     def __init__(self, applications: Iterable[str], units: Iterable[str], epoch_s: float = 0.0) -> None:
-        self.applications = {name: Counters() for name in applications}
-        self.units = {name: Counters() for name in units}
+        self.applications: dict[str, Counters] = {}  # also of those that are served no more
+        self.units: dict[str, Counters] = {}
         self._epoch_s = epoch_s
-        self._of = {unit: self.applications[unit.split("/", 1)[0]] for unit in self.units}
+        self.serve(applications, units)
+
+    def serve(self, applications: Iterable[str], units: Iterable[str]) -> None:
+        """Exactly these are served from now on; whoever has been served before goes on counting."""
+        self._served = tuple(applications)
+        for name in self._served:
+            self.applications.setdefault(name, Counters())
+        self._of = {unit: self.applications[unit.split("/", 1)[0]] for unit in units}
+        for unit in self._of:
+            self.units.setdefault(unit, Counters())
 
     def ran(self, unit: str, size: int, queued_s: float, infer_s: float) -> None:
         """A batch of a unit has finished; it counts for its application too."""
         self.units[unit].ran(size, queued_s, infer_s)
-        self._of[unit].ran(size, queued_s, infer_s)
+        self.applications[unit.split("/", 1)[0]].ran(size, queued_s, infer_s)
 
     def body(self, application: str | None = None) -> dict[str, Any]:
         """Body of `GET /v2/models/{application}/stats`, or of `GET /v2/models/stats`.
@@ -123,9 +132,9 @@ class Statistics:
         Raises:
             UnknownApplication: no such application is served.
         """
-        if application is not None and application not in self.applications:
-            raise UnknownApplication.named(application, self.applications)
-        chosen = self.applications if application is None else (application,)
+        if application is not None and application not in self._served:
+            raise UnknownApplication.named(application, self._served)
+        chosen = self._served if application is None else (application,)
         stats = []
         for name in chosen:
             own = self.applications[name]

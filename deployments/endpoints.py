@@ -10,15 +10,19 @@ from urllib.parse import quote, unquote, urlsplit
 import orjson
 
 from deployments.access import Access
+from deployments.catalogue import House
 from deployments.codec import RequestReader, encode_response
-from deployments.config import Manifest
+from deployments.config import ConfigError, Manifest, check, parse
 from deployments.counters import refuse_loading, repository_index
 from deployments.metrics import CONTENT_TYPE
 from deployments.openapi import document
 from deployments.protocol import (
     VERSION,
+    BadConfiguration,
     BadJson,
     BadRequest,
+    BodyTooLarge,
+    Forbidden,
     InferRequest,
     Unavailable,
     UnknownApplication,
@@ -29,6 +33,7 @@ from deployments.protocol import (
     model_metadata,
     server_metadata,
 )
+from deployments.rollout import Asked
 from deployments.router import RouterDriver
 from deployments.tensors import read_flag
 from deployments.tracing import Tracer
@@ -41,6 +46,9 @@ HTML = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; frame-ancestors 'none'",
 }
+ADMIN = (["pliant", "policy"], ["pliant", "config"])  # what only administrators may, where there are tokens
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MOST_CONFIG_BYTES = 1_000_000
 AUTHORIZATION = "authorization"
 GET, POST = ("GET", "HEAD"), ("POST",)
 MODEL_METHODS = {"": GET, "ready": GET, "stats": GET, "config": GET, "infer": POST}  # below a model's own name
@@ -66,9 +74,13 @@ class Endpoints:
     def __init__(self, driver: RouterDriver, access: Access | None = None, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
         self.driver, self.access = driver, access or Access(None)
-        self._manifests = driver.house.manifests
-        self.slo_s = {name: application.slo_s for name, application in driver.house.catalogue.applications.items()}
-        limits = driver.house.config.router
+        self.serve(driver.house)
+
+    def serve(self, house: House) -> None:
+        """Answer for these applications from now on."""
+        self._manifests = house.manifests
+        self.slo_s = {name: application.slo_s for name, application in house.catalogue.applications.items()}
+        limits = house.config.router
         self._readers = {name: RequestReader(manifest, limits) for name, manifest in self._manifests.items()}
         self._openapi = orjson.dumps(
             document(self._manifests, limits, VERSION_OF_PLIANT, self.slo_s, self.access.guarded)
@@ -106,14 +118,14 @@ class Endpoints:
                 return self._ready(None)
         token = headers.get(AUTHORIZATION)
         infers = parts[:2] == ["v2", "models"] and parts[-1] == "infer"
-        self.access.admit(token, parts[2] if infers else None, admin=parts == ["pliant", "policy"])
+        self.access.admit(token, parts[2] if infers else None, admin=parts in ADMIN)
         if offered and method not in offered:
             return _not_allowed(method, parts, offered)
         match parts:
             case ["v2"]:
                 return _json(server_metadata(VERSION_OF_PLIANT))
             case ["metrics"]:
-                return Reply(200, {"content-type": CONTENT_TYPE}, await self.driver.metrics())
+                return Reply(200, {"content-type": CONTENT_TYPE}, await self.driver.planner.metrics())
             case ["v2", "models", "stats"]:
                 return _json(self.driver.counters.body())
             case ["v2", "repository", "index"]:
@@ -125,11 +137,16 @@ class Endpoints:
             case ["v2", "models", name, *rest]:
                 return await self._model(method, self._manifest(name), rest, headers, body)
             case ["pliant", "overview"]:
-                return _json(await self.driver.overview())
+                return _json(await self.driver.planner.overview())
             case ["pliant", "status"]:
                 return _json(self.driver.status())
             case ["pliant", "policy"]:
                 return await self._policy(body)
+            case ["pliant", "config"] if method == "POST":
+                self._check_reach()
+                return _json({"attempt": await self.driver.planner.apply(_asked(body))}, 202)
+            case ["pliant", "config"]:
+                return _json(await self.driver.planner.configuration())
         return _json({"error": f"no such endpoint: {method} /{'/'.join(parts)}; see GET /v2"}, 404)
 
     async def _model(
@@ -165,6 +182,15 @@ class Endpoints:
             raise Unavailable(f"'{application or 'pliant'}' has no device up yet")
         return _json({"ready": True})
 
+    def _check_reach(self) -> None:
+        """Refuse to change what is served for anybody who comes from elsewhere without a token."""
+        host = self.driver.house.config.http.host
+        if not self.access.guarded and (self.driver.ingress != "direct" or host not in LOOPBACK):
+            raise Forbidden(
+                f"the configuration is not changed for everybody who reaches {host}: set access.tokens, and show an "
+                "administrator's"
+            )
+
     async def _policy(self, body: bytes) -> Reply:
         try:
             policy = orjson.loads(body)["policy"]
@@ -172,7 +198,7 @@ class Endpoints:
             raise BadJson('policy: write {"policy": "pliant"}') from error
         if policy not in POLICIES:
             raise BadJson(f"policy: unknown policy {policy!r}; known are {', '.join(POLICIES)}")
-        await self.driver.set_policy(policy)
+        await self.driver.planner.set_policy(policy)
         return _json({"policy": policy})
 
 
@@ -211,6 +237,22 @@ def _parts(target: str) -> list[str]:
 def _json(data: Any, status: int = 200) -> Reply:
     body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     return Reply(status, JSON, body)
+
+
+def _asked(body: bytes) -> Asked:
+    """The change of configuration in a request's body; BadConfiguration says what is wrong with it."""
+    if len(body) > MOST_CONFIG_BYTES:
+        raise BodyTooLarge(f"a configuration of {len(body) / 1e6:.3g} MB; at most {MOST_CONFIG_BYTES / 1e6:g} MB")
+    try:
+        asked = parse(Asked, orjson.loads(body), "config")
+        check(asked.config)
+    except orjson.JSONDecodeError as error:
+        raise BadJson(f'config: not JSON ({error}): write {{"config": {{...}}}}, as `pliant apply` does') from error
+    except ConfigError as error:
+        raise BadConfiguration(str(error)) from error
+    if not 0 <= asked.share <= 1 or not asked.watch_s >= 0:
+        raise BadConfiguration(f"share is {asked.share:g} and watch_s {asked.watch_s:g}: a fraction, and seconds")
+    return asked
 
 
 def _only_ready(body: bytes) -> bool:

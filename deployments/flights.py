@@ -1,6 +1,7 @@
 """The batches that replicas have now: how long each is waited for, and when its device is sent the next."""
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ class Flight:
     timer: asyncio.TimerHandle | None = None  # until it is overdue
     ending: asyncio.TimerHandle | None = None  # until the next may be sent
     ending_at: float = math.inf  # when that should be
+    trial: bool = False  # a new version of the unit has it
+    given_up: bool = False  # what becomes of it is nobody's concern any more
+    amiss: tuple[str, bool] | None = None  # why a new version did not answer it before, and whether that was lost
     doubts: set[tuple[str, str]] = field(default_factory=set)  # (device, unit) that are believed down because of it
 
 
@@ -51,20 +55,29 @@ class Flights:
         self._queues: dict[str, list[Flight]] = {}  # by device, what it has: the first runs
         self._busy_s: dict[tuple[str, str, int], tuple[float, float]] = {}  # by unit, pool, samples: mean, deviation
         self._late_s = 0.0
+        self._numbers = itertools.count()
 
-    def send(self, run: Run, replica: Replica, samples: Sequence[NDArray[Any]], expected_s: float) -> None:
-        """Send one batch, which should take so long, to its replica."""
+    def send(
+        self, run: Run, replica: Replica, samples: Sequence[NDArray[Any]], expected_s: float, trial: bool = False
+    ) -> Flight:
+        """Send one batch, which should take so long, to its replica; `trial` where that is of a new version."""
         now, loop = time.monotonic(), asyncio.get_running_loop()
         left_s = run.requests[0].deadline - now - expected_s
         patience_s = expected_s + max(OVERDUE_S, OVERDUE * left_s)
-        flight = Flight(run, replica.pool, expected_s, now)
+        flight = Flight(run, replica.pool, expected_s, now, trial=trial)
         flight.timer = loop.call_later(patience_s, self._tell_overdue, flight)
         self._under_way.add(flight)
         queue = self._queues.setdefault(run.device, [])
         queue.append(flight)
         if len(queue) == 1:
             self._begins(flight)
-        self._transport.send(replica, run.batch, samples, lambda result, busy_s: self._ran(flight, result, busy_s))
+        self._transport.send(replica, next(self._numbers), samples, lambda r, busy_s: self._ran(flight, r, busy_s))
+        return flight
+
+    @property
+    def under_way(self) -> frozenset[Flight]:
+        """The batches that replicas have."""
+        return frozenset(self._under_way)
 
     def doubted(self) -> set[tuple[str, str]]:
         """The (device, unit) that hold on to a batch for too long."""
@@ -103,7 +116,7 @@ class Flights:
             self._begins(queue[0])
         else:
             del self._queues[flight.run.device]
-        if not isinstance(result, Exception):
+        if not isinstance(result, Exception) and not flight.trial:
             key = flight.run.unit, flight.pool, len(flight.run.requests)
             mean_s, deviation_s = self._busy_s.get(key, (busy_s, 0.0))
             mean_s += BUSY_WEIGHT * (busy_s - mean_s)

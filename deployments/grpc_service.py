@@ -91,10 +91,14 @@ class GrpcService:
         self._tracer = tracer
         self._access = access or Access(None)
         self._router = router
-        self._codecs = {name: GrpcCodec(m, limits, (slo_s or {}).get(name)) for name, m in manifests.items()}
-        self._limits = limits
+        self.serve(manifests, limits, slo_s or {})
         self._statistics = statistics
         self._metadata = pb.ServerMetadataResponse(**server_metadata(version))
+
+    def serve(self, manifests: Mapping[str, Manifest], limits: RouterConfig, slo_s: Mapping[str, float]) -> None:
+        """Answer for these applications from now on."""
+        self._codecs = {name: GrpcCodec(m, limits, slo_s.get(name)) for name, m in manifests.items()}
+        self._limits = limits
 
     async def ServerLive(self, request: pb.ServerLiveRequest, grpc_context: Any) -> pb.ServerLiveResponse:  # noqa: ARG002, N802  # gRPC's
         """Always, while there is someone to say so."""

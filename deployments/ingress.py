@@ -17,8 +17,10 @@ from deployments.config import ClusterConfig
 from deployments.endpoints import VERSION_OF_PLIANT, Endpoints
 from deployments.grpc_service import GrpcService, mount, serve_grpc
 from deployments.listener import Listener
+from deployments.planner import in_force
 from deployments.protocol import WireError
-from deployments.router import RouterDriver
+from deployments.reign import begin
+from deployments.router import Place, RouterDriver
 from deployments.secret import cluster_secret
 from deployments.tracing import new_tracer
 
@@ -32,11 +34,16 @@ class Ingress:
     """The Serve deployment that users talk to."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, config: ClusterConfig, planner: DeploymentHandle, variants: Mapping[str, DeploymentHandle]
+        self, config: ClusterConfig, build: str, planner: DeploymentHandle, variants: Mapping[str, DeploymentHandle]
     ) -> None:
         context = serve.get_replica_context()
-        secret = cluster_secret(context.app_name)
-        driver = RouterDriver(config, planner, variants, context.replica_id.unique_id, secret)
+        place = Place(context.replica_id.unique_id, context.app_name)
+        generation = in_force(context.app_name, build, config).generation
+        self._driver = driver = RouterDriver(
+            begin(generation), planner, variants, place, cluster_secret(context.app_name)
+        )
+        driver.on_house = self._serve_house
+        config = generation.house.config
         self._limits = config.router
         access = Access(config.access.tokens, 1 / config.router.replicas)
         driver.tokens = access.counted
@@ -46,7 +53,7 @@ class Ingress:
         self._tasks: set[asyncio.Task[None]] = set()
         house = driver.house
         slo_s = {name: application.slo_s for name, application in house.catalogue.applications.items()}
-        service = GrpcService(
+        self._service = service = GrpcService(
             driver, house.manifests, config.router, driver.counters.body, VERSION_OF_PLIANT, slo_s, access, self._tracer
         )
         self._grpc: grpc.aio.Server | None = None
@@ -59,6 +66,16 @@ class Ingress:
             driver.on_part = self._has_part
         else:
             mount(service, self)
+
+    def _serve_house(self) -> None:
+        """What is served is something else from now on; connections stay open."""
+        house = self._driver.house
+        self._limits = house.config.router
+        self._endpoints.serve(house)
+        if self._listener is not None:
+            self._listener.serve()
+        slo_s = {name: application.slo_s for name, application in house.catalogue.applications.items()}
+        self._service.serve(house.manifests, house.config.router, slo_s)
 
     def _has_part(self, any_device: bool) -> None:
         """A router without devices sends its clients to the others."""

@@ -39,13 +39,9 @@ class Listener:
 
     def __init__(self, endpoints: Endpoints, http: HttpConfig, limits: RouterConfig) -> None:
         self.endpoints, self.limits = endpoints, limits
-        self.inference: Mapping[bytes, Manifest] = endpoints.inference_targets()
+        self._targets()
         self.connections: set[Connection] = set()
         self.draining = False
-        self.overloaded = {
-            target: endpoints.driver.overloaded(manifest.name) for target, manifest in self.inference.items()
-        }
-        self._sample_bytes = {m.name: size_of(m.input.shape, m.input) for m in self.inference.values()}
         self._inbox: deque[tuple[Connection, Message]] = deque()
         self._full = Unavailable(f"{http.max_connections} connections are open already; raise http.max_connections")
         self._outbox: list[tuple[Connection, bytes, bool]] = []
@@ -56,6 +52,18 @@ class Listener:
         self._certificate = Certificate(http.tls) if http.tls is not None else None
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
+
+    def serve(self) -> None:
+        """Take inference for what `endpoints` serves from now on; connections stay open."""
+        self.limits = self.endpoints.driver.house.config.router
+        self._targets()
+
+    def _targets(self) -> None:
+        self.inference: Mapping[bytes, Manifest] = self.endpoints.inference_targets()
+        self.overloaded = {
+            target: self.endpoints.driver.overloaded(manifest.name) for target, manifest in self.inference.items()
+        }
+        self._sample_bytes = {m.name: size_of(m.input.shape, m.input) for m in self.inference.values()}
 
     async def start(self) -> None:
         """Listen; OSError where the address is not to be had."""

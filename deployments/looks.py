@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deployments.catalogue import House
 from deployments.runtimes import ModelError
-from planner.accuracy import EVERY, Estimate
+from planner.accuracy import EVERY, Estimate, Estimator
 
 PEEK_WEIGHT = 0.02  # of one request in the mean time of a look
 
@@ -20,9 +20,12 @@ logger = logging.getLogger("ray.serve")
 class Looks:
     """The estimators of all applications. Answers are told to them in lots: one by one that would cost more."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, before: "Looks | None" = None, unchanged: Collection[str] = ()) -> None:
+        """What was learned `before` of `unchanged` applications is carried over."""
         self._house = house
-        self._estimators = {name: house.estimator(name) for name in house.manifests}
+        self._estimators: dict[str, Estimator]
+        kept = {} if before is None else {name: before._estimators[name] for name in unchanged}
+        self._estimators = {name: kept.get(name) or house.estimator(name) for name in house.manifests}
         self._blind = {name: estimator.blind(1) for name, estimator in self._estimators.items()}
         self._cells = {name: np.zeros(e.cells, np.int64) for name, e in self._estimators.items()}  # arrivals [cell]
         self._said: dict[str, list[tuple[NDArray[np.float64], int, int]]] = {name: [] for name in self._estimators}

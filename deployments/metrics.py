@@ -98,6 +98,8 @@ class Planned:
     devices: Mapping[str, str]  # pool by device
     loaded: Mapping[str, Iterable[str]]  # units by device
     routers: int
+    generation: int  # of the configuration in force
+    shares: Mapping[str, float] = field(default_factory=dict)  # of the batches that new versions get, by unit
 
 
 class Ledger:
@@ -208,6 +210,9 @@ def _planned(planned: Planned) -> Iterator[Metric]:
     yield _gauge("settled", "1 where what is planned is what is up", (), {(): float(planned.settled)})
     yield _gauge("failed_units", "Units that did not start, by the planner's count", (), {(): float(planned.failed)})
     yield _gauge("routers", "Routers that report", (), {(): float(planned.routers)})
+    yield _gauge("generation", "The configuration in force, by number", (), {(): float(planned.generation)})
+    text = "Batches that a model's new version gets while it is tried"
+    yield _gauge("canary_share_ratio", text, ("unit",), _by_name(planned.shares))
     pools: Numbers = {}
     for pool in planned.devices.values():
         pools[(pool,)] = pools.get((pool,), 0.0) + 1.0

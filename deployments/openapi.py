@@ -27,6 +27,7 @@ ERRORS: Mapping[int, tuple[str, str]] = {
     401: ("No token, or one that is not known, where tokens are asked for.", "the token is not known here"),
     403: ("The token does not open this.", "this token does not open application 'digits'"),
     404: ("No such application or version is served.", "unknown application 'digit'; did you mean 'digits'?"),
+    409: ("Another change of the configuration has come first.", "a change is under way already"),
     413: ("The body is larger than the router takes.", "a body of 20 MB sent, 16 MB taken"),
     422: ("No answer can meet the bound.", "min_accuracy is 90; it is a fraction, so write 0.9 for 90 %"),
     429: ("More requests than the token allows; see Retry-After.", "more than the 50 requests/s that it allows"),
@@ -77,6 +78,13 @@ def _server_paths(version: str) -> Json:
     live, ready = {"live": True}, {"ready": True}
     statistics = _ref("schemas", "Statistics")
     policy = _object({"policy": {"enum": list(POLICIES)}}, ["policy"])
+    share = {"type": "number", "minimum": 0, "maximum": 1, "default": 0.1}
+    change = {
+        "config": {"type": "object", "description": "As cluster.yaml, with every path absolute."},
+        "share": {**share, "description": "Of the batches that a model's new version gets while it is watched."},
+        "watch_s": {"type": "number", "minimum": 0, "default": 30, "description": "For which it is watched."},
+        "generation": {"type": ["integer", "null"], "description": "Refused unless this one is in force."},
+    }
     return {
         "/v2": _get("server_metadata", "Name, version and extensions.", _like(about), example=about),
         "/v2/health/live": _get("live", "Whether the server lives.", _like(live), example=live),
@@ -113,6 +121,20 @@ def _server_paths(version: str) -> Json:
                 "requestBody": {"required": True, "content": {JSON: {"schema": policy}}},
                 **_answers(policy, (400,), {"policy": POLICIES[0]}),
             }
+        },
+        "/pliant/config": {
+            **_get("configuration", "The configuration in force.", {"type": "object"}, (503,), tag="pliant"),
+            "post": {
+                **_operation("apply", "Serve another configuration from now on, as `pliant apply` does.", "pliant"),
+                "requestBody": {"required": True, "content": {JSON: {"schema": _object(change, ["config"])}}},
+                "responses": {
+                    "202": {
+                        "description": "It has begun; `rollout` of /pliant/status says how it stands.",
+                        "content": {JSON: {"schema": _object({"attempt": {"type": "integer"}}, ["attempt"])}},
+                    },
+                    **_errors((400, 409, 413, 503)),
+                },
+            },
         },
     }
 

@@ -6,22 +6,26 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import ray
 from ray import serve
 
-from deployments.catalogue import load_house
+from deployments.catalogue import House, load_house
 from deployments.config import ClusterConfig
+from deployments.generations import first
 from deployments.growing import ask
 from deployments.memory import Memory
 from deployments.metrics import BUCKETS_S, Ledger, Planned, exposition
-from deployments.registry import DEVICE_LABEL, POOL_LABEL, deployment_name
+from deployments.registry import DEVICE_LABEL, POOL_LABEL
 from deployments.reports import Gathering, Report
+from deployments.rollout import Asked, ConflictError, Record, Rollout
 from deployments.solver import MOST, Solver, SolverHangs
+from deployments.store import read_record
 from deployments.targets import write_targets
+from planner.catalogue import Catalogue
 from planner.controller import (
     Ask,
     Clock,
@@ -31,6 +35,8 @@ from planner.controller import (
     Needed,
     PolicySet,
     Publish,
+    Reconfigured,
+    Replacing,
     Reported,
     Scale,
     Solve,
@@ -40,6 +46,7 @@ from planner.elastic import needed
 from planner.ownership import divide
 from planner.plans import Plan
 from planner.standby import solve_with_surge
+from planner.transition import Counts
 from planner.variants import Device
 
 KEPT_PLANS = 100  # of those before the one in force
@@ -57,19 +64,26 @@ class Bulletin:
     plan: Plan | None
     status: Mapping[str, Any] = field(default_factory=dict)
     owners: Mapping[str, str] = field(default_factory=dict)  # router by device; a device not named is anybody's
+    edition: int = 0  # of the generation in force, which is in Ray's store
 
 
 class Planner:
     """One per cluster. Its replica counts are kept in Ray's store: if it dies, the placement stays as it is."""
 
-    def __init__(self, config: ClusterConfig) -> None:
-        self._house = load_house(config, check_models=False)
+    def __init__(self, config: ClusterConfig, build: str) -> None:
         self._serve_application = serve.get_replica_context().app_name
+        record = in_force(self._serve_application, build, config)
+        self._rollout = Rollout(self._serve_application, record, self)
+        generation = record.generation
+        self._house = generation.house
         self._memory = Memory(config.planner.state)
         demand_rps = self._memory.demand_rps(time.time())
         self._controller = Controller(self._house.catalogue, self._house.settings(), demand_rps)
-        self._time_limit_s = config.planner.time_limit_s
-        self._solver: Solver[tuple[Plan, Plan, dict[str, float]]] = Solver(self._time_limit_s)
+        self._solver: Solver[tuple[Plan, Plan, dict[str, float]]] = Solver()
+        if generation.retired:
+            self.reconfigure(self._house, self._house.catalogue, generation.retired)
+        self._targets: Counts | None = None  # until there is a plan
+        self._written: dict[str, int] | None = None
         self._gathering = Gathering()
         self._ledger = Ledger()
         self._history: deque[dict[str, Any]] = deque(maxlen=KEPT_PLANS)
@@ -86,8 +100,12 @@ class Planner:
         """Take a router's report; answer with the plan in force."""
         if not self._started:
             self._started = True
+            self._spawn(self._rollout.begin())
             self._spawn(self._watch())
-        self._loaded = report.loaded
+        units = self._house.catalogue.units.keys()
+        self._loaded = {device: held.intersection(units) for device, held in report.loaded.items()}
+        if report.house != self._rollout.generation.house_edition:  # it speaks of other options and cells
+            report = replace(report, accuracy={}, cells={}, in_cells={})
         now = time.monotonic()
         told = self._gathering.take(report, now)
         if told is not None:
@@ -97,9 +115,62 @@ class Planner:
         routers = self._gathering.routers(now)
         self._ledger.take(report.router, report.counted)
         self._ledger.keep(routers)
+        self._rollout.told(report, routers)
+        if self._rollout.under_way:
+            self.scale()
         self._memory.save(self._controller.demand_rps)
         self._divide(routers)
-        return Bulletin(self._number, self._controller.plan, self._status(), self._owners)
+        edition = self._rollout.generation.edition
+        return Bulletin(self._number, self._controller.plan, self._status(), self._owners, edition)
+
+    # -- what a rollout asks --------------------------------------------------------------------------------------
+
+    async def apply(self, asked: Asked) -> dict[str, Any]:
+        """Begin to follow a new configuration: the number of the `attempt`, or why not."""
+        try:
+            return {"attempt": await self._rollout.apply(asked)}
+        except ConflictError as error:
+            return {"conflict": str(error)}
+        except ValueError as error:  # of the configuration, its models or its profiles
+            return {"refused": str(error)}
+
+    async def configuration(self) -> dict[str, Any]:
+        """The configuration in force, as a change is compared with it."""
+        generation = self._rollout.generation
+        return {"generation": generation.number, **asdict(generation.standing())}
+
+    def reconfigure(self, house: House, catalogue: Catalogue, retired: frozenset[str]) -> None:
+        """Plan with this from now on."""
+        self._house = house
+        self._handle(Reconfigured(catalogue, house.settings(), retired))
+
+    def replacing(self, units: frozenset[str]) -> None:
+        """Copies of these give way to others for now."""
+        self._handle(Replacing(units))
+
+    def wanted(self) -> Counts:
+        """The copies that the plan wants up, by (pool, unit)."""
+        return self._targets or {}
+
+    def settled(self) -> bool:
+        """Whether they are up, and nothing else."""
+        return self._controller.settled
+
+    def routers(self) -> tuple[str, ...]:
+        """Those that report."""
+        return self._gathering.routers(time.monotonic())
+
+    def scale(self) -> None:
+        """Ask Ray Serve for the copies that are to be up now, where they are others than before."""
+        if self._targets is None:
+            return  # after a restart what was asked for holds until there is a plan
+        by_name = self._rollout.counts()
+        if by_name != self._written:
+            write_targets(self._serve_application, by_name)
+            self._written = by_name
+            logger.info("planner: replicas wanted %s", {name: n for name, n in by_name.items() if n})
+
+    # -- what is shown --------------------------------------------------------------------------------------------
 
     def _divide(self, routers: tuple[str, ...]) -> None:
         """Give every router its part of the devices; a router alone has them all."""
@@ -124,6 +195,8 @@ class Planner:
             devices={device.name: device.pool for device in self._devices},
             loaded=self._loaded,
             routers=len(self._gathering.routers(time.monotonic())),
+            generation=self._rollout.generation.number,
+            shares=self._rollout.shares(),
         )
         return exposition(self._ledger.whole(), planned)
 
@@ -183,9 +256,8 @@ class Planner:
                 case Solve():
                     self._spawn(self._solve(action))
                 case Scale(targets):
-                    by_name = {deployment_name(unit, pool): n for (pool, unit), n in targets.items()}
-                    write_targets(self._serve_application, by_name)
-                    logger.info("planner: replicas wanted %s", {name: n for name, n in by_name.items() if n})
+                    self._targets = targets
+                    self.scale()
                 case Publish():
                     self._number += 1
                     self._remember()
@@ -216,16 +288,18 @@ class Planner:
     async def _solve(self, task: Solve) -> None:
         self._why = task.why
         try:
+            limit_s = self._house.config.planner.time_limit_s
             plan, surge, alone = await self._solver.solve(
                 partial(
                     solve_with_surge,
                     task.problem,
                     task.devices,
                     task.loaded,
-                    self._time_limit_s,
+                    limit_s,
                     task.fairness,
                     time.monotonic,
-                )
+                ),
+                limit_s,
             )
         except SolverHangs as error:
             logger.error("planner: the plan in force goes on why=%r: %s", task.why, error)
@@ -248,8 +322,9 @@ class Planner:
     def _status(self) -> dict[str, Any]:
         controller = self._controller
         return {
+            **self._rollout.status(),
             "policy": controller.policy,
-            "settled": controller.settled,
+            "settled": controller.settled and not self._rollout.under_way,
             "replans": controller.replans,
             "last_replan": self._why,
             "planned_utilisation": controller.utilisation,
@@ -258,6 +333,14 @@ class Planner:
             "devices_asked": dict(self._grown),
             "failed": [f"{unit} on {pool}" for pool, unit in controller.failed],
         }
+
+
+def in_force(serve_application: str, build: str, config: ClusterConfig) -> Record:
+    """What planner and routers work by: what was written down since the application was built, or what it is of."""
+    record = read_record(serve_application)
+    if isinstance(record, Record) and record.generation.build == build:
+        return record
+    return Record(first(build, load_house(config, check_models=False), serve_application))
 
 
 def _told(plan: Plan) -> dict[str, Any]:

@@ -112,6 +112,16 @@ class NotOffered(BadRequest):
     """A call of the protocol that does not fit this server: loading models is the planner's work."""
 
 
+class BadConfiguration(BadRequest):
+    """A configuration that cannot be served, or not without a restart."""
+
+
+class ChangeUnderWay(WireError):  # noqa: N818  # as BadRequest
+    """Another change of the configuration has come first."""
+
+    status = 409
+
+
 class Unauthorised(WireError):  # noqa: N818  # as BadRequest
     """No token, or one that is not known."""
 

@@ -52,6 +52,12 @@ class Registry:
         for listener in self._listeners:
             listener()
 
+    def forget(self, deployment: str) -> None:
+        """The deployment is no more, and nobody will say so."""
+        if self._replicas.pop(deployment, None):
+            for listener in self._listeners:
+                listener()
+
     def listen(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every change, in whichever thread brings it."""
         self._listeners.append(listener)

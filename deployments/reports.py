@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from deployments.metrics import Counted
+from planner.rollout import Evidence
 
 SILENT_S = 3.0  # after which a router that does not report counts as gone
 WAIT_S = 1.0  # for reports of all, before those that are there are told without the others
@@ -22,6 +23,10 @@ class Report:
     cells: Mapping[str, tuple[int, ...]]  # by application: arrivals [cell]
     in_cells: Mapping[str, tuple[float, ...]]  # by option: accuracy [cell]
     counted: Counted = field(default_factory=Counted)  # since the router began
+    edition: int = 0  # of the generation that it works by
+    house: int = 0  # the edition of its house, whose options and cells the figures above are of
+    copies: Mapping[str, int] = field(default_factory=dict)  # replicas that are up, by Ray Serve's deployment
+    trials: Mapping[str, Evidence] = field(default_factory=dict)  # by unit, since this edition gives it a share
 
 
 class Gathering:
@@ -58,9 +63,10 @@ def _later(reports: Sequence[Report]) -> float:
 
 def merged(reports: Sequence[Report], interval_s: Callable[[Sequence[Report]], float]) -> Report:
     """One report for several: counts added, accuracies weighed by the arrivals that they were believed of."""
-    if len(reports) == 1:
-        return reports[0]
     last = reports[-1]
+    reports = [report for report in reports if report.house == last.house]  # others tell of other options and cells
+    if len(reports) == 1:
+        return last
     return replace(
         last,
         arrived=_sum([r.arrived for r in reports]),

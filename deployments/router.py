@@ -5,23 +5,21 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.catalogue import load_house
 from deployments.channel import ChannelLost
-from deployments.config import DATATYPES, ClusterConfig
 from deployments.counters import Statistics
 from deployments.flights import Flight, Flights
+from deployments.generations import Generation
 from deployments.journal import Journalled, scene_key
-from deployments.looks import Looks
 from deployments.metrics import Counted
 from deployments.planner import Bulletin
 from deployments.protocol import (
@@ -32,13 +30,19 @@ from deployments.protocol import (
     ReplicaFailed,
     Served,
     Unavailable,
+    UnknownApplication,
     WireError,
 )
+from deployments.questions import PLANNER_S, Questions, brief
 from deployments.registry import REGISTRY, Replica, ReplicaGone
+from deployments.reign import Reign, begin
 from deployments.reports import Report
+from deployments.store import read_record
+from deployments.subscriptions import Subscriptions
 from deployments.tickets import Answered, Done, Outcome, Ticket
 from deployments.tracing import Tracer
 from deployments.transport import Transport
+from deployments.trials import Trials
 from planner.accuracy import Estimate
 from planner.events import (
     Answer,
@@ -61,11 +65,10 @@ from planner.events import (
     WakeAt,
 )
 from planner.machines import RouterMachine
-from planner.router import BEHIND, Router
+from planner.router import BEHIND
 from planner.variants import Device
 
 REPORT_EVERY_S = 0.5
-PLANNER_S = 10.0  # for which the planner is waited for
 IDLE_REPORTS = 4  # of so many one is made while nothing comes in; after 3 s of silence a router counts as gone
 
 ERRORS: Mapping[str, type[WireError]] = {
@@ -82,41 +85,43 @@ GONE = (RayActorError, RayServeException, ReplicaGone, ChannelLost)  # the repli
 logger = logging.getLogger("ray.serve")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which router this is."""
+
+    router: str
+    application: str  # of Ray Serve
+
+
 class RouterDriver:
     """Translates between the router machine and the world: clock, timers, replicas, clients. It holds no policy."""
 
     def __init__(
         self,
-        config: ClusterConfig,
+        reign: Reign,
         planner: DeploymentHandle,
         variants: Mapping[str, DeploymentHandle],
-        name: str,
+        place: Place,
         secret: bytes,
     ) -> None:
-        self.house = load_house(config, check_models=False)
-        self.name = name
+        self.name, self._application = place.router, place.application
         self.ingress = ""  # what brings requests in; told by the ingress
         self.on_part: Callable[[bool], None] = lambda _: None  # told whether this router has any device to itself
+        self.on_house: Callable[[], None] = lambda: None  # told when `house` is another
         self.tracer: Tracer | None = None  # told by the ingress
         self.tokens: dict[tuple[str, str], int] = {}  # requests by token and outcome; as tracer
-        self._planner = planner
-        self._transport = Transport(variants, self.house.manifests, secret, self._replicas_changed)
+        self._planner, self.planner = planner, Questions(planner)
+        self._subscriptions = Subscriptions(variants)
+        self._transport = Transport(
+            self._subscriptions.handles, reign.generation.house.manifests, secret, self._replicas_changed
+        )
         self._flights = Flights(self._transport, self._ran, self._ending, self._overdue)
-        catalogue, limits, journal = self.house.catalogue, self.house.limits(), config.router.journal
-        self._machine = Router(catalogue, limits)
-        self._decider: RouterMachine = self._machine
-        if journal is not None:
-            self._decider = Journalled(self._machine, journal, scene_key(catalogue, limits))
-        self._looks = Looks(self.house)
+        self._orphans: dict[Flight, Reign] = {}  # sent by the machine of an earlier one
+        self._trials = Trials()
+        self._adopting: asyncio.Task[None] | None = None
+        catalogue = reign.generation.house.catalogue
         self.counters = Statistics(catalogue.applications, catalogue.units, time.time() - time.monotonic())
         self._counted = Counted()
-        self._options = {
-            name: {option.name: i for i, option in enumerate(options)} for name, options in catalogue.options.items()
-        }
-        self._blanks = {
-            name: np.zeros(manifest.input.shape, DATATYPES[manifest.input.datatype])
-            for name, manifest in self.house.manifests.items()
-        }
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count()
         self._waiting: dict[int, tuple[Ticket, int]] = {}  # by request, with the sample's index
@@ -126,10 +131,20 @@ class RouterDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._bulletin = Bulletin(0, None)
+        self._begin(reign)
         REGISTRY.listen(self._replicas_may_have_changed)
-        for handle in variants.values():
-            handle._init()  # subscribe now, not with the first call: the router must know who is up
+        self._renew(reign.generation)
         self._spawn(self._report())
+
+    def _begin(self, reign: Reign) -> None:
+        """Decide by this from now on."""
+        self._reign = reign
+        self.house, self._looks, self._machine = reign.generation.house, reign.looks, reign.machine
+        self._options, self._blanks = reign.options, reign.blanks
+        self._decider: RouterMachine = self._machine
+        journal = self.house.config.router.journal
+        if journal is not None:
+            self._decider = Journalled(self._machine, journal, scene_key(self.house.catalogue, reign.limits))
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -177,7 +192,7 @@ class RouterDriver:
             )
             for row, peek in zip(seen.accuracy.tolist(), self._sure(seen), strict=True)
         ]
-        ticket = Ticket(application, asked, seen, requests, done)
+        ticket = Ticket(application, asked, seen, requests, done, self._reign.generation.house_edition)
         for index, request in enumerate(requests):
             self._waiting[request.id] = ticket, index
         for request in requests:
@@ -224,7 +239,7 @@ class RouterDriver:
         """Every sample has its outcome."""
         given = ticket.given(self._options[ticket.application])
         now = time.monotonic()
-        answered = ticket.answer(now, given, self.house.config.pools)
+        answered = ticket.answer(now, self.house.config.pools)
         self.counters.applications[ticket.application].answered(len(given), now - ticket.requests[0].arrived, now)
         self._count(ticket, answered, now)
         self._looks.answered(ticket.application, ticket.seen, given, answered.scores.argmax(axis=1).tolist())
@@ -263,10 +278,18 @@ class RouterDriver:
                 case WakeAt(instant):
                     self._wake_at(instant)
 
-    def _settle(self, request: Request, outcome: Outcome, row: NDArray[Any] | None) -> None:
+    def _settle(self, request: Request, outcome: Outcome, row: NDArray[Any] | None, reign: Reign | None = None) -> None:
+        """One sample has its outcome, by this reign or an earlier one."""
         found = self._waiting.pop(request.id, None)
-        if found is not None and found[0].settle(found[1], outcome, row):
-            self._finish(found[0])
+        if found is None:
+            return
+        ticket, index = found
+        expected = request.peek or 0.0
+        if isinstance(outcome, Answer):
+            options = (reign or self._reign).options[request.application]
+            expected = request.accuracy[options[outcome.option]]
+        if ticket.settle(index, outcome, row, expected):
+            self._finish(ticket)
 
     def _refuse(self, request: Request, kind: Refusal, error: WireError) -> None:
         found = self._waiting.pop(request.id, None)
@@ -299,8 +322,21 @@ class RouterDriver:
         if replica is None:
             self._loop.call_soon(self._failed, run, ReplicaGone(f"'{run.unit}' has left device '{run.device}'"))
             return
+        tried = self._trials.pick(run.unit, replica.pool, run.device)
+        self._send(run, tried or replica, tried is not None)
+
+    def _send(self, run: Run, replica: Replica, trial: bool = False) -> Flight:
         expected_s = self._machine.times.expect(run.unit, replica.pool, len(run.requests))
-        self._flights.send(run, replica, [self._sample(request) for request in run.requests], expected_s)
+        samples = [self._sample(request) for request in run.requests]
+        return self._flights.send(run, replica, samples, expected_s, trial)
+
+    def _again(self, flight: Flight, reason: str, lost: bool) -> bool:
+        """Let the version in force answer a batch that a new version did not; False where it is not there."""
+        replica = self._replicas.get((flight.run.device, flight.run.unit))
+        if replica is None or flight in self._orphans:
+            return False
+        self._send(flight.run, replica).amiss = reason, lost
+        return True
 
     def _sample(self, request: Request) -> NDArray[Any]:
         """A request's input; zeros where its client has gone this very moment."""
@@ -318,12 +354,23 @@ class RouterDriver:
         run = flight.run
         if self.tracer is not None:
             self.tracer.ran(flight, self._asked(run), result, busy_s)
+        if flight in self._orphans:
+            self._orphan_ran(flight, result, busy_s)
+            return
+        if flight.given_up:
+            return
         if isinstance(result, Exception):
+            if flight.trial and self._again(flight, brief(result), isinstance(result, GONE)):
+                logger.warning("router: the new version failed unit=%s: %r", run.unit, result)
+                return
             self._failed(run, result)
         else:
             queued_s = sum([flight.sent - request.arrived for request in run.requests])
             self.counters.ran(run.unit, len(run.requests), queued_s, busy_s)
             self._counted.ran(run.unit, flight.pool, run.device, len(run.requests), busy_s)
+            if flight.amiss is not None:
+                self._trials.failed(run.unit, *flight.amiss)
+            self._trials.ran(flight, result, busy_s)
             self._handle(Finished(run.device, run.batch), result)
         if flight.doubts:
             self._replicas_changed()
@@ -331,10 +378,11 @@ class RouterDriver:
     def _failed(self, run: Run, error: Exception) -> None:
         lost = isinstance(error, GONE)
         logger.warning("router: batch failed unit=%s device=%s lost=%s: %r", run.unit, run.device, lost, error)
-        self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {_brief(error)}", lost))
+        self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' failed: {brief(error)}", lost))
 
     def _ending(self, flight: Flight) -> None:
-        self._handle(Ending(flight.run.device, flight.run.batch))
+        if flight not in self._orphans and not flight.given_up:
+            self._handle(Ending(flight.run.device, flight.run.batch))
 
     def _overdue(self, flight: Flight) -> None:
         """An overdue batch's device counts as down, and its requests go elsewhere.
@@ -343,6 +391,12 @@ class RouterDriver:
         """
         run = flight.run
         logger.warning("router: overdue unit=%s device=%s expected_s=%.3f", run.unit, run.device, flight.expected_s)
+        if flight in self._orphans:
+            self._ask_again(run.requests)
+            return
+        if flight.trial and self._again(flight, f"a batch took more than {flight.expected_s:.3f} s", True):
+            flight.given_up = True
+            return
         flight.doubts = {(device, unit) for device, unit in self._replicas if device == run.device}
         if not self._answerable(run.requests[0].application):
             flight.doubts = {(run.device, run.unit)}
@@ -361,13 +415,23 @@ class RouterDriver:
 
     def _replicas_changed(self) -> None:
         """Tell the machine which of its devices hold which units now."""
-        replicas = REGISTRY.all()
-        self._transport.update(replicas)
-        self._replicas = {(r.device, r.unit): r for r in replicas}
-        pools = {r.device: r.pool for r in replicas}
-        owners = self._bulletin.owners
+        everything, generation, owners = REGISTRY.all(), self._reign.generation, self._bulletin.owners
+        self._transport.update(everything)
+        ours = [r for r in everything if owners.get(r.device, self.name) == self.name]
+        tried = {one.name for one in generation.trial.deployed.values()} if generation.trial is not None else set()
+        self._trials.update([r for r in ours if r.deployment in tried])
+        self._replicas = {}
+        for versions in (generation.previous, generation.deployed):  # those in force where both are there
+            names = {one.name for one in versions.values()}
+            self._replicas |= {(r.device, r.unit): r for r in everything if r.deployment in names}
+        pools = {r.device: r.pool for r in self._replicas.values()}
         loaded = self._loaded(self._doubted())
-        mine = {device: units for device, units in loaded.items() if owners.get(device, self.name) == self.name}
+        busy = {flight.run.device for flight in self._orphans}  # until then it is not the new machine's
+        mine = {
+            device: units
+            for device, units in loaded.items()
+            if owners.get(device, self.name) == self.name and device not in busy
+        }
         for name in self._devices.keys() - mine.keys():
             del self._devices[name]
             self._handle(DeviceDown(name))
@@ -420,6 +484,10 @@ class RouterDriver:
             self._looks.take_cells(),
             in_cells,
             self._counted_now(),
+            self._reign.generation.edition,
+            self._reign.generation.house_edition,
+            Counter(replica.deployment for replica in REGISTRY.all()),
+            self._trials.evidence,
         )
         try:
             bulletin = await asyncio.wait_for(self._planner.report.remote(report), PLANNER_S)
@@ -432,6 +500,114 @@ class RouterDriver:
         if bulletin.owners != before.owners:
             self._replicas_changed()
             self.on_part(self.name in bulletin.owners.values() or not bulletin.owners)
+        if bulletin.edition > self._reign.generation.edition and self._adopting is None:
+            self._adopting = self._loop.create_task(self._adopt())
+
+    # -- the next generation --------------------------------------------------------------------------------------
+
+    async def _adopt(self) -> None:
+        """Take the generation over that the planner has written down; it is built in a thread, beside this one."""
+        try:
+            record = await asyncio.to_thread(read_record, self._application)
+            generation: Generation = record.generation
+            now = self._reign.generation
+            if generation.build != now.build or generation.edition <= now.edition:
+                return
+            if generation.house_edition == now.house_edition:
+                self._renew(generation)
+            else:
+                self.follow(await asyncio.to_thread(begin, generation, self._reign))
+            logger.info("router: generation %d, edition %d", generation.number, generation.edition)
+        except Exception:  # the next report tries again
+            logger.exception("router: the next generation cannot be taken over")
+        finally:
+            self._adopting = None
+
+    def follow(self, reign: Reign) -> None:
+        """Decide by another reign from now on."""
+        self._take_over(reign)
+        self._renew(reign.generation)
+
+    def _renew(self, generation: Generation) -> None:
+        """Hear of exactly the replicas of this generation's deployments."""
+        self._reign.generation = generation
+        self._trials.begin(generation.trial, generation.house.catalogue.latency)
+        self._subscriptions.keep(generation.all())
+        self._replicas_changed()
+
+    def _take_over(self, reign: Reign) -> None:
+        """What is under way ends as it began, what waits is told to the new machine."""
+        self._orphans |= {
+            flight: self._reign
+            for flight in self._flights.under_way
+            if not flight.given_up and flight not in self._orphans
+        }
+        under_way = {request.id for flight in self._orphans for request in flight.run.requests}
+        before, plan = self._machine, self._bulletin.plan
+        if isinstance(self._decider, Journalled):
+            self._decider.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._devices.clear()
+        self._transport.learn(reign.generation.house.manifests)
+        catalogue = reign.generation.house.catalogue
+        self.counters.serve(catalogue.applications, catalogue.units)
+        self._unheard = {name: n for name, n in self._unheard.items() if name in catalogue.applications}
+        self._begin(reign)
+        self._machine.count_on(before)
+        if self.house.config.router.journal is None:  # a replay knows of no machine before
+            self._machine.times.take_over(before.times)
+        if plan is not None:
+            self._handle(PlanChanged(plan))
+        self._move([request_id for request_id in self._waiting if request_id not in under_way])
+        self.on_house()
+
+    def _move(self, waiting: Sequence[int]) -> None:
+        """Tell the machine what an earlier one left: with the arrival and the deadline that it had."""
+        tickets: dict[int, tuple[Ticket, list[int]]] = {}
+        for request_id in waiting:
+            if request_id in self._waiting:
+                ticket = self._waiting[request_id][0]
+                tickets.setdefault(id(ticket), (ticket, []))[1].append(request_id)
+        for ticket, ids in tickets.values():
+            if ticket.application in self.house.manifests:
+                self._tell_again(ticket, ids)
+            else:
+                gone = UnknownApplication(f"application '{ticket.application}' is not served any more")
+                for request_id in ids:
+                    self._refuse(ticket.requests[self._waiting[request_id][1]], "unavailable", gone)
+
+    def _tell_again(self, ticket: Ticket, ids: Sequence[int]) -> None:
+        """These samples of a ticket wait anew; what is expected of them may be something else now."""
+        reign, requests = self._reign, list(ticket.requests)
+        same = ticket.house == reign.follows and ticket.application in reign.unchanged
+        if not same and ticket.house != reign.generation.house_edition:
+            ticket.seen = self._looks.look(ticket.application, ticket.asked.x)
+            rows, sure = ticket.seen.accuracy.tolist(), self._sure(ticket.seen)
+            for index, (row, peek) in enumerate(zip(rows, sure, strict=True)):
+                requests[index] = replace(requests[index], accuracy=tuple(row), peek=peek)
+        ticket.requests, ticket.house = requests, reign.generation.house_edition
+        for request_id in ids:
+            found = self._waiting.get(request_id)
+            if found is not None:  # else another of its samples has been refused
+                self._handle(Arrived(requests[found[1]]))
+
+    def _ask_again(self, requests: Sequence[Request]) -> None:
+        """An earlier machine's batch came to nothing: its requests wait anew, while their deadlines allow."""
+        self._move([request.id for request in requests])
+
+    def _orphan_ran(self, flight: Flight, result: NDArray[Any] | Exception, busy_s: float) -> None:
+        """A batch of an earlier machine came back: its requests are answered, and its device is this machine's."""
+        reign = self._orphans.pop(flight)
+        run, given = flight.run, Device(flight.run.device, flight.pool)
+        if isinstance(result, Exception):
+            logger.warning("router: batch failed unit=%s device=%s: %r", run.unit, run.device, result)
+            self._ask_again(run.requests)
+        else:
+            self._counted.ran(run.unit, flight.pool, run.device, len(run.requests), busy_s)
+            for index, request in enumerate(run.requests):
+                self._settle(request, Answer(request, run.batch, index, run.option, given), result[index], reign)
+        self._replicas_changed()
 
     def _counted_now(self) -> Counted:
         return replace(
@@ -442,26 +618,6 @@ class RouterDriver:
             prices=self._machine.device_prices,
             label_mix=self._looks.mix(),
         )
-
-    async def metrics(self) -> bytes:
-        """What Prometheus scrapes, of the whole cluster; Unavailable where the planner does not answer."""
-        text: bytes = await self._ask_planner(self._planner.metrics.remote())
-        return text
-
-    async def overview(self) -> dict[str, Any]:
-        """What the dashboard shows, of the whole cluster; Unavailable as `metrics`."""
-        found: dict[str, Any] = await self._ask_planner(self._planner.overview.remote())
-        return found
-
-    async def set_policy(self, policy: str) -> None:
-        """Pass on to the planner; Unavailable as `metrics`."""
-        await self._ask_planner(self._planner.set_policy.remote(policy))
-
-    async def _ask_planner(self, answer: Awaitable[Any]) -> Any:
-        try:
-            return await asyncio.wait_for(answer, PLANNER_S)
-        except Exception as error:
-            raise Unavailable(f"the planner does not answer ({_brief(error)}); the plan in force goes on") from error
 
     def ready(self, application: str | None = None) -> bool:
         """Whether some device can answer the application, or every one of them."""
@@ -502,8 +658,3 @@ class RouterDriver:
                 ],
             },
         }
-
-
-def _brief(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[-1] if text else ''}"

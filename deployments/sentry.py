@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.profiles import file_sha256
 from deployments.runtimes import ModelError, Runtime
 
 KNOWN = 8  # samples whose answers are known from the profile
@@ -32,14 +31,6 @@ logger = logging.getLogger("ray.serve")
 
 class Hung(RuntimeError):  # noqa: N818  # the house's names say the culprit
     """A batch does not come to an end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Profiled:
-    """What profiling has found of a variant, by which it is known again."""
-
-    sha256: str  # of the model file
-    answered: tuple[int, ...]  # classes of the first validation samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +58,14 @@ class Sentry:
     `broken` is told why the model must not answer any more; it should not return.
 
     Raises:
-        ModelError: the model's file or its answers are others than when it was profiled.
+        ModelError: the model's answers are others than when it was profiled.
     """
 
     def __init__(
         self,
         runtime: Runtime,
         samples: NDArray[Any] | None,  # [sample, ...], of the validation split; None where they are not at hand
-        profiled: Profiled,
+        answered: Sequence[int],  # classes of the first validation samples, as profiled
         broken: Callable[[str], None] = end,
         patience: Patience = PATIENCE,
     ) -> None:
@@ -82,14 +73,9 @@ class Sentry:
         self._busy = threading.Lock()
         self._began: float | None = None  # when the batch under way did
         self._slowest_s = 0.0
-        if file_sha256(runtime.path) != profiled.sha256:
-            raise ModelError(
-                f"{runtime.path}: is another file here than the one that was profiled: "
-                "copy the model repository anew, or re-profile with `pliant profile`"
-            )
         start = time.monotonic()
         if samples is not None:
-            _check_answers(runtime, samples, profiled.answered)
+            _check_answers(runtime, samples, answered)
         self._sample = runtime.blank() if samples is None or not len(samples) else samples[:1]
         self._known: NDArray[Any] | None = None
         self._known = self._ask()

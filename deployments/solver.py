@@ -22,9 +22,9 @@ class SolverHangs(RuntimeError):  # noqa: N818  # the house's names say the culp
 class Solver(Generic[T]):
     """Solves one thing at a time, and remembers what it has given up."""
 
-    def __init__(self, limit_s: float, patience_s: float | None = None) -> None:
-        self._limit_s = limit_s
-        self._patience_s = max(GIVE_UP * limit_s, GIVE_UP_S) if patience_s is None else patience_s
+    def __init__(self, give_up_s: float = GIVE_UP_S) -> None:
+        """A solve is given up after `give_up_s` at the soonest."""
+        self._give_up_s = give_up_s
         self._given_up: list[threading.Thread] = []
 
     @property
@@ -33,8 +33,8 @@ class Solver(Generic[T]):
         self._given_up = [thread for thread in self._given_up if thread.is_alive()]
         return len(self._given_up)
 
-    async def solve(self, work: Callable[[], T]) -> T:
-        """What `work` answers, or raises.
+    async def solve(self, work: Callable[[], T], limit_s: float) -> T:
+        """What `work`, which was told to take `limit_s`, answers, or raises.
 
         Raises:
             SolverHangs: it has not ended in time, or `MOST` before it still run; what it answers later is dropped.
@@ -55,14 +55,15 @@ class Solver(Generic[T]):
         # Not `asyncio.to_thread`: that has few threads, which others wait for, and the process would wait for its end.
         thread = threading.Thread(target=run, daemon=True, name="pliant-solve")
         thread.start()
+        patience_s = max(GIVE_UP * limit_s, self._give_up_s)
         try:
-            return await asyncio.wait_for(answer, self._patience_s)
+            return await asyncio.wait_for(answer, patience_s)
         except TimeoutError as error:
             if answer.done() and not answer.cancelled():
                 raise  # its own
             self._given_up.append(thread)
             raise SolverHangs(
-                f"no solution after {self._patience_s:g} s, though {self._limit_s:g} s were given; it is given up"
+                f"no solution after {patience_s:g} s, though {limit_s:g} s were given; it is given up"
             ) from error
 
 

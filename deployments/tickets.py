@@ -38,43 +38,45 @@ class Ticket:
     seen: Estimate
     requests: Sequence[Request]  # [sample]
     done: Done
+    house: int = 0  # by which edition of the house it was looked at
     outcomes: list[Outcome | None] = field(default_factory=list)  # [sample]
     rows: list[NDArray[Any] | None] = field(default_factory=list)  # [sample], scores [class]
-    expected: Sequence[float] = ()  # [sample], accuracy of what answered it, once all are answered
+    expected: list[float] = field(default_factory=list)  # [sample], accuracy of what answered it
     open: int = 0  # samples without an outcome yet
     failed: bool = False  # one of them got an error, and the client has it
 
     def __post_init__(self) -> None:
         count = len(self.requests)
         self.outcomes, self.rows, self.open = [None] * count, [None] * count, count
+        self.expected = [0.0] * count
 
-    def settle(self, index: int, outcome: Outcome, row: NDArray[Any] | None) -> bool:
-        """Sample `index` is answered, by scores [class] or (None) by the look alone; True with the last."""
+    def settle(self, index: int, outcome: Outcome, row: NDArray[Any] | None, expected: float) -> bool:
+        """Sample `index` is answered, by scores [class] or (None) by the look alone; True with the last.
+
+        `expected` is the accuracy that was expected of what answered it.
+        """
         if row is None:
             assert self.seen.theta is not None
             row = np.log(np.maximum(self.seen.theta[index], 1e-12)).astype(np.float32)
-        self.outcomes[index], self.rows[index] = outcome, row
+        self.outcomes[index], self.rows[index], self.expected[index] = outcome, row, expected
         self.open -= 1
         return self.open == 0
 
     def given(self, options: Mapping[str, int]) -> list[int]:
-        """By which option [sample] each was answered; `BY_LOOK` by none."""
-        return [options[o.option] if isinstance(o, Answer) else BY_LOOK for o in self.outcomes]
+        """By which option [sample] each was answered; `BY_LOOK` by none, or by one that is no more."""
+        return [options.get(o.option, BY_LOOK) if isinstance(o, Answer) else BY_LOOK for o in self.outcomes]
 
-    def answer(self, now: float, given: Sequence[int], pools: Mapping[str, PoolConfig]) -> Answered:
+    def answer(self, now: float, pools: Mapping[str, PoolConfig]) -> Answered:
         """The answer at the instant `now`; every sample has an outcome."""
         first = self.requests[0]
         parts = [_part(outcome) for outcome in self.outcomes]
         variant, pool, device = parts[0] if len(parts) == 1 else map(_joined, zip(*parts, strict=True))
-        self.expected = expected = [
-            r.accuracy[option] if option >= 0 else r.peek or 0.0 for r, option in zip(self.requests, given, strict=True)
-        ]
         emulated = any(p in pools and pools[p].emulated is not None for _, p, _ in parts)
         served = Served(
             variant=variant,
             pool=pool,
             device=device,
-            expected_accuracy=sum(expected) / len(expected),
+            expected_accuracy=sum(self.expected) / len(self.expected),
             deadline_met=now <= first.deadline,
             latency_ms=1e3 * (now - first.arrived),
             emulated=emulated,

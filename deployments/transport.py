@@ -35,11 +35,15 @@ class Transport:
         secret: bytes,
         changed: Callable[[], None],
     ) -> None:
-        self._variants, self._manifests, self._secret, self._changed = variants, manifests, secret, changed
+        self._variants, self._manifests, self._secret, self._changed = variants, dict(manifests), secret, changed
         self._channels: dict[str, Channel] = {}  # by the replica's uid
         self._silent: set[str] = set()  # those among them whose hosts did not answer when they were tried again
         self._keeping: dict[str, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[None]] = set()
+
+    def learn(self, manifests: Mapping[str, Manifest]) -> None:
+        """These applications are served now; copies of others may still have a batch."""
+        self._manifests |= manifests
 
     def update(self, replicas: Iterable[Replica]) -> None:
         """Exactly these replicas are up."""

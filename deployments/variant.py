@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ from ray import serve
 
 from deployments.channel import ChannelServer
 from deployments.config import Manifest, PoolConfig
+from deployments.models import Model, profiled_file
 from deployments.registry import DEVICE_LABEL
 from deployments.runtimes import Runtime
 from deployments.secret import cluster_secret
-from deployments.sentry import Profiled, Sentry, first_samples
+from deployments.sentry import Sentry, first_samples
+from deployments.store import read_paths
 
 logger = logging.getLogger("ray.serve")
 
@@ -24,21 +25,25 @@ logger = logging.getLogger("ray.serve")
 class Variant:
     """Holds one unit in memory; the router sees to it that a device runs one batch at a time."""
 
-    def __init__(
-        self, unit: str, pool_name: str, model_path: str, manifest: Manifest, pool: PoolConfig, profiled: Profiled
-    ) -> None:
-        self._facts: dict[str, Any] = {"unit": unit, "pool": pool_name, "device": _device_name(pool_name)}
-        samples = first_samples(Path(model_path).parent.parent / manifest.validation)
-        self._sentry = Sentry(Runtime(model_path, manifest, pool), samples, profiled)
-        self._facts["address"] = self._listen(manifest)
+    def __init__(self, model: Model, pool_name: str, pool: PoolConfig, serve_application: str | None = None) -> None:
+        """`serve_application` is Pliant's, where this deployment is of an application of its own.
+
+        Raises:
+            ModelError: the model cannot be served, or is not the one that was profiled.
+        """
+        application = serve_application or serve.get_replica_context().app_name
+        self._facts: dict[str, Any] = {"unit": model.unit, "pool": pool_name, "device": _device_name(pool_name)}
+        path = profiled_file([*read_paths(application, model.sha256), model.path], model.sha256)
+        samples = first_samples(path.parent.parent / model.manifest.validation)
+        self._sentry = Sentry(Runtime(path, model.manifest, pool), samples, model.answered)
+        self._facts["address"] = self._listen(model.manifest, cluster_secret(application))
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """What Ray Serve tells every router about this replica."""
         return self._facts
 
-    def _listen(self, manifest: Manifest) -> dict[str, Any] | None:
+    def _listen(self, manifest: Manifest, secret: bytes) -> dict[str, Any] | None:
         """Take batches over a channel too; without one they come through Ray Serve."""
-        secret = cluster_secret(serve.get_replica_context().app_name)
         try:
             host = ray.util.get_node_ip_address()
             self._channel = ChannelServer(self.infer, manifest, secret, host)

@@ -26,6 +26,13 @@ class ServiceTimes:
         self._overhead_s: dict[str, float] = {}
         self._between_s: dict[str, float] = {}
 
+    def take_over(self, before: "ServiceTimes") -> None:
+        """Go on with the overheads that another has seen, of the pools that both have."""
+        pools = {pool for _, pool in self._tables}
+        self._excess = {pool: deque(seen, WINDOW) for pool, seen in before._excess.items() if pool in pools}
+        self._overhead_s = {pool: value for pool, value in before._overhead_s.items() if pool in pools}
+        self._between_s = {pool: value for pool, value in before._between_s.items() if pool in pools}
+
     def table(self, unit: str, pool: str) -> tuple[float, ...] | None:
         """Profiled seconds by batch size (`latency_table`); None where the unit is not offered on the pool."""
         return self._tables.get((unit, pool))

@@ -15,7 +15,7 @@ from planner.plans import Plan, Problem
 from planner.program import evaluate, restrict
 from planner.standby import swollen, with_standby
 from planner.transition import Counts, counts, step
-from planner.variants import Device, Pool
+from planner.variants import Device, Option, Pool
 from planner.welfare import advantage
 
 WORTH = 0.01  # mean accuracy, or relative goodput, by which a plan must be better to be worth loading much
@@ -94,11 +94,30 @@ class PolicySet:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The cluster is to serve this from now on; what is believed and what is up is carried over.
+
+    Units of `retired` are in the catalogue, since copies of them are up, but plans do without them.
+    """
+
+    catalogue: Catalogue
+    settings: Settings
+    retired: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Replacing:
+    """Copies of these units give way to those of a new version: that fewer are up is not that they do not start."""
+
+    units: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Clock:
     """Time has passed."""
 
 
-ControllerEvent = Reported | ClusterChanged | Solved | Needed | PolicySet | Clock
+ControllerEvent = Reported | ClusterChanged | Solved | Needed | PolicySet | Reconfigured | Replacing | Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +163,8 @@ class Controller:
         """`demand_rps` is believed until something is reported: what it was before a restart."""
         self._catalogue = catalogue
         self._settings = settings
+        self._retired: frozenset[str] = frozenset()
+        self._replacing: frozenset[str] = frozenset()
         self._policy = self._planned_by = settings.policy
         self._demand = {name: Demand() for name in catalogue.applications}
         for name, rate_rps in (demand_rps or {}).items():
@@ -163,6 +184,7 @@ class Controller:
         self._problem: Problem | None = None  # that is being solved
         self._solved_at = float("-inf")
         self._pending = ""  # why to plan anew as soon as may be
+        self._stale = False  # the placement in force was made for another catalogue
         self._wanted: Counts = {}
         self._asked: Counts | None = None
         self._progress_at = 0.0  # when what is up, or wanted, last changed
@@ -191,7 +213,7 @@ class Controller:
     def settled(self) -> bool:
         """Whether exactly what is wanted is up, under a plan by the present policy."""
         by_policy = self.plan is not None and self._planned_by == self._policy
-        return by_policy and not self._pending and self._up == self._wanted
+        return by_policy and not (self._pending or self._stale) and self._up == self._wanted
 
     def handle(self, event: ControllerEvent, now: float) -> list[ControllerAction]:
         """React to one event."""
@@ -199,7 +221,8 @@ class Controller:
         match event:
             case Reported(arrived, interval_s, violated=violated):
                 for name, count in arrived.items():
-                    self._demand[name].told(count, interval_s)
+                    if name in self._demand:  # a router may not know yet that an application was removed
+                        self._demand[name].told(count, interval_s)
                 self._believe(event)
                 if violated:
                     self._learn(sum(violated.values()), sum(arrived.values()), interval_s)
@@ -213,6 +236,10 @@ class Controller:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
             case Needed(wanted):
                 self._growth.told(wanted, now)
+            case Reconfigured():
+                self._reconfigure(event)
+            case Replacing(units):
+                self._replacing = units
             case Solved():
                 actions += self._apply(event, now)
             case Clock():
@@ -241,6 +268,36 @@ class Controller:
         self._grown = asked
         return [Ask(asked)]
 
+    def _reconfigure(self, event: Reconfigured) -> None:
+        before, catalogue = self._catalogue, event.catalogue
+        same = {o for o, value in catalogue.accuracy.items() if before.accuracy.get(o) == value}
+        self._accuracy = {o: self._accuracy[o] if o in same else value for o, value in catalogue.accuracy.items()}
+        self._in_cells = {**catalogue.in_cells, **{o: row for o, row in self._in_cells.items() if o in same}}
+        self._demand = {name: self._demand.get(name) or Demand() for name in catalogue.applications}
+        self._cells = {
+            name: self._cells[name] if before.cells.get(name) == profiled else Shares(profiled)
+            for name, profiled in catalogue.cells.items()
+        }
+        if event.settings.policy != self._settings.policy:
+            self._policy = event.settings.policy
+        if (event.settings.utilisation, event.settings.violations) != (
+            self._settings.utilisation,
+            self._settings.violations,
+        ):
+            self._headroom = Headroom(event.settings.utilisation, event.settings.violations)
+        self._catalogue, self._settings, self._retired = catalogue, event.settings, event.retired
+        self._growth.reconfigured(catalogue.pools, event.settings.release_s)
+        self._present = tuple(device for device in self._present if device.pool in catalogue.pools)
+        self._loaded = {name: units.intersection(catalogue.units) for name, units in self._loaded.items()}
+        self._up = self._known(self._up)
+        self._wanted, self._asked = self._known(self._wanted), None
+        self._starting, self.failed, self._barred = {}, {}, frozenset()
+        self._pending, self._stale = "the configuration changed", True
+
+    def _known(self, held: Counts) -> Counts:
+        """Without units and pools that are no more."""
+        return {(p, u): n for (p, u), n in held.items() if p in self._catalogue.pools and u in self._catalogue.units}
+
     def _replan(self, now: float) -> list[ControllerAction]:
         why = self._reason(now)
         solving = self._problem is not None and now - self._solved_at < GIVEN_UP_S
@@ -262,7 +319,7 @@ class Controller:
             return "the period is over"
         if passed >= SETTLE_S:
             for name, demand in self._demand.items():
-                planned, rate = self.plan.demand_rps[name], max(demand.rate_rps, self._settings.min_demand_rps)
+                planned, rate = self.plan.demand_rps.get(name, 0.0), max(demand.rate_rps, self._settings.min_demand_rps)
                 if outside(rate, planned, self._settings.band) and abs(rate - planned) > NOISE_RPS:
                     return f"demand for '{name}' is {rate:.0f}/s, planned for {planned:.0f}/s"
         return ""
@@ -285,21 +342,22 @@ class Controller:
         # A fixed policy's one variant is the profile's choice: it does not move with the label mix, nor with cells.
         accuracy = self._accuracy if self._policy == "pliant" else catalogue.accuracy
         cells = self._present_cells() if self._policy == "pliant" else {}
+        options = {name: self._planned(name) for name in catalogue.applications}
         problem = Problem(
             applications=tuple(catalogue.applications.values()),
-            units=tuple(catalogue.units.values()),
-            options=tuple(option for options in catalogue.options.values() for option in options),
+            units=tuple(unit for name, unit in catalogue.units.items() if name not in self._retired),
+            options=tuple(option for them in options.values() for option in them),
             pools=tuple(present[name] for name in catalogue.pools if name in present),
             latency={
                 (unit, pool): curve
                 for (unit, pool), curve in catalogue.latency.items()
-                if pool in present and (pool, unit) not in self.failed
+                if pool in present and (pool, unit) not in self.failed and unit not in self._retired
             },
             demand_rps={n: max(d.rate_rps, settings.min_demand_rps) for n, d in self._demand.items()},
             accuracy={
                 option.name: self._in_cells[option.name] if name in cells else (accuracy[option.name],)
-                for name, options in catalogue.options.items()
-                for option in options
+                for name, them in options.items()
+                for option in them
             },
             cells=cells,
             loaded=self._up,
@@ -307,6 +365,11 @@ class Controller:
             utilisation=self._headroom.utilisation,
         )
         return restrict(problem, self._policy)
+
+    def _planned(self, application: str) -> tuple[Option, ...]:
+        """The options that plans may use."""
+        found = self._catalogue.options[application]
+        return tuple(option for option in found if not self._retired & {unit for unit, _ in option.walk})
 
     def _believe(self, report: Reported) -> None:
         """Takes over what the router believes of accuracy; without its word on cells there is one."""
@@ -339,7 +402,8 @@ class Controller:
         self.replans += 1
         self._planned_by = self._policy
         wanted, placed = self._placed(problem, solved)
-        kept = self._kept(problem, solved, wanted)
+        kept = None if self._stale else self._kept(problem, solved, wanted)
+        self._stale = False
         if kept is not None:
             self.plan = kept
             return [Publish(kept)]
@@ -401,7 +465,7 @@ class Controller:
         before, self._starting = self._starting, {}
         for key, n in asked.items():
             have = up.get(key, 0)
-            if have < n:  # one copy that has come up gives the next its time
+            if have < n and key[1] not in self._replacing:  # one copy that has come up gives the next its time
                 had, since = before.get(key, (have, now))
                 self._starting[key] = (have, since if have <= had else now)
         for key, (_, since) in self._starting.items():

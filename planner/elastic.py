@@ -85,9 +85,16 @@ class Growth:
         self._pools, self._release_s = elastic(pools), release_s
         self._told: dict[str, deque[tuple[float, int]]] = {name: deque() for name in self._pools}  # falling counts
 
+    def reconfigured(self, pools: Mapping[str, Pool], release_s: float) -> None:
+        """The pools are others now; what was told of those that stay is still known."""
+        self._pools, self._release_s = elastic(pools), release_s
+        self._told = {name: self._told.get(name, deque()) for name in self._pools}
+
     def told(self, needed: Mapping[str, int], now: float) -> None:
         """So many devices are needed as of `now`."""
         for name, count in needed.items():
+            if name not in self._told:  # it was worked out for other pools
+                continue
             told = self._told[name]
             while told and told[-1][1] <= count:
                 told.pop()

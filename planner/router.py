@@ -146,6 +146,13 @@ class Router:
         like = self._shedding.get(application)
         return like is not None and LIKE * (like.deadline - like.arrived) <= time_s <= like.deadline - like.arrived
 
+    def count_on(self, before: "Router") -> None:
+        """Take over the counts of another machine that nobody has taken; what waits there is told and counted anew."""
+        for name, count in before.counts.items():
+            if name in self.counts:
+                count.arrived -= before.queued[name]
+                self.counts[name] = count
+
     @property
     def queued(self) -> dict[str, int]:
         """Requests that wait, by application."""

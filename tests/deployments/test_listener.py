@@ -151,6 +151,10 @@ class Driver:
     def status(self) -> dict[str, Any]:
         return {"policy": "pliant", "by_number": {1: np.float64(0.5)}}
 
+    @property
+    def planner(self) -> "Driver":
+        return self
+
     async def set_policy(self, policy: str) -> None:
         self.policies.append(policy)
 

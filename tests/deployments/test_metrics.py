@@ -23,6 +23,8 @@ PLANNED = Planned(
     devices={"edge-0": "edge", "edge-1": "edge"},
     loaded={"edge-0": ("digits/small", "digits/large"), "gone": ("digits/small",)},
     routers=2,
+    generation=3,
+    shares={"toy/good": 0.1},
 )
 
 
@@ -70,6 +72,8 @@ def test_what_was_counted_is_read_back() -> None:
     assert value(text, "pliant_unit_loaded", device="edge-0", pool="edge", unit="digits/large") == 1
     assert value(text, "pliant_settled") == 1
     assert value(text, "pliant_token_requests_total", token="cameras", outcome="admitted") == 6
+    assert value(text, "pliant_generation") == 3
+    assert value(text, "pliant_canary_share_ratio", unit="toy/good") == 0.1
 
 
 def test_latencies_fall_into_cumulative_buckets() -> None:
@@ -104,7 +108,7 @@ def test_routers_are_added_up_and_what_one_counted_stays_when_it_is_gone() -> No
 
 
 def test_without_anything_there_is_still_a_page() -> None:
-    nothing = Planned({}, {}, {}, None, 0.0, 0, False, 0, {}, {}, 0)
+    nothing = Planned({}, {}, {}, None, 0.0, 0, False, 0, {}, {}, 0, 1)
     found = values(exposition(together([]), nothing))
     assert found["pliant_routers", frozenset()] == 0
     assert all(math.isfinite(number) for number in found.values())

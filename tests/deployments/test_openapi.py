@@ -46,7 +46,16 @@ def test_it_is_openapi_and_json() -> None:
 
 def test_every_endpoint_is_in_it() -> None:
     plain = {"/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index"}
-    plain |= {"/livez", "/readyz", "/openapi.json", "/pliant/status", "/pliant/policy", "/pliant/overview", "/metrics"}
+    plain |= {
+        "/livez",
+        "/readyz",
+        "/openapi.json",
+        "/pliant/status",
+        "/pliant/policy",
+        "/pliant/config",
+        "/pliant/overview",
+        "/metrics",
+    }
     models = {
         f"/v2/models/{name}{version}{rest}"
         for name in ("animals", "a%20b%2F%7Bc%7D")

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from deployments.config import Emulation, Manifest, PoolConfig, TensorSpec
-from deployments.profiles import file_sha256
 from deployments.runtimes import ModelError, Runtime
-from deployments.sentry import KNOWN, PATIENCE, Hung, Patience, Profiled, Sentry, first_samples
+from deployments.sentry import KNOWN, PATIENCE, Hung, Patience, Sentry, first_samples
 from tests.failing import INFINITE, NAN, RAISES, WRONG, overwrite, write_model
 
 MANIFEST = Manifest(TensorSpec("input", (4,)), TensorSpec("scores", (3,)), ("a", "b", "c"), slo_s=0.1)
@@ -32,8 +31,7 @@ def watched(
 ):
     """A sentry over the model, and what it has said of it."""
     said: list[str] = []
-    profiled = Profiled(file_sha256(model), answered)
-    return Sentry(Runtime(model, MANIFEST, pool), samples, profiled, said.append, patience), said
+    return Sentry(Runtime(model, MANIFEST, pool), samples, answered, said.append, patience), said
 
 
 BROKEN = {
@@ -94,11 +92,6 @@ def test_a_model_that_answers_otherwise_than_it_was_profiled_is_not_served(model
 
 def test_a_processor_that_rounds_otherwise_may_serve(model):
     watched(model, answered=(1, 2, *ANSWERS[2:]))
-
-
-def test_another_file_than_the_one_that_was_profiled_is_not_served(model):
-    with pytest.raises(ModelError, match="is another file here than the one that was profiled"):
-        Sentry(Runtime(model, MANIFEST, PoolConfig()), SAMPLES, Profiled("0" * 64, ANSWERS))
 
 
 def test_a_batch_that_does_not_end_is_found(model):
