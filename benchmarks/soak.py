@@ -55,9 +55,9 @@ from profiling.measure import profile
 from profiling.zoo import build_zoo
 
 SAMPLE_S = 5.0
-POLICY_S, KILL_S = 90.0, 150.0  # between two changes of the policy, and two replicas killed
+POLICY_S, KILL_S = 600.0, 150.0  # between two changes of the policy, and two replicas killed
 POLICIES = ("best", "pliant", "cheapest", "pliant")
-SETTLED_S = 60.0  # of a process's life that are not counted: what it loads and caches at first
+SETTLED_S = 180.0  # of a process's life that are not counted: what it loads and caches at first
 BOUND_MB_H = 10.0
 PARTS = ("router", "planner", "replicas", "client")
 
