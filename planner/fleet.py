@@ -9,6 +9,7 @@ from planner.events import Request
 from planner.variants import Device
 
 LATELY_S = 0.5
+OLD = 4  # entries for each device, beyond which those that do not hold any more are let go
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ class Twins:
         while self._ends:
             free_at, number, executor = self._ends[0]
             running = executor.running
-            if running is None or (running.id, executor.free_at) != (number, free_at) or executor.twins is not self:
+            if running is None or not self._holds(free_at, number, executor):
                 heapq.heappop(self._ends)
             elif free_at > now:
                 return free_at
@@ -147,14 +148,25 @@ class Twins:
         for load in self._loads:
             load.ends += instant - executor.free_at
         executor.free_at = instant
-        heapq.heappush(self._ends, (instant, executor.running.id, executor))
+        self._push(executor, executor.running)
 
     def _busy(self, executor: Executor) -> None:
         assert executor.running is not None
         for load in self._loads:
             load.busy += 1
             load.ends += executor.free_at
-        heapq.heappush(self._ends, (executor.free_at, executor.running.id, executor))
+        self._push(executor, executor.running)
+
+    def _push(self, executor: Executor, batch: Batch) -> None:
+        heapq.heappush(self._ends, (executor.free_at, batch.id, executor))
+        if len(self._ends) > OLD * self.load.devices:  # nobody looks while one is idle, and old entries would pile up
+            self._ends = [entry for entry in self._ends if self._holds(*entry)]
+            heapq.heapify(self._ends)
+
+    def _holds(self, free_at: float, number: int, executor: Executor) -> bool:
+        """Whether an entry is of what a device of these runs now."""
+        running = executor.running
+        return running is not None and (running.id, executor.free_at) == (number, free_at) and executor.twins is self
 
     def _not_busy(self, executor: Executor) -> None:
         for load in self._loads:
