@@ -6,6 +6,7 @@ of a request, some send what is too large, malformed or unknown. At the end what
 
 import argparse
 import json
+import os
 import random
 import signal
 import socket
@@ -127,13 +128,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="requests/s, the mean")
     given = parser.parse_args()
     over, counts, lock = threading.Event(), Counter[tuple[str, str]](), threading.Lock()
+    parent = os.getppid()  # it ends with whoever has started it
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     x = np.load(given.samples)["x"]
     pace = Pace(given.rate, random.Random(1))
 
     def work(seed: int) -> None:
         sender = Sender(given.http, given.grpc, given.application, x, seed)
-        while not over.is_set():
+        while not over.is_set() and os.getppid() == parent:
             over.wait(max(0.0, pace.take() - time.monotonic()))
             outcome = sender.send()
             with lock:
