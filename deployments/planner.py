@@ -91,7 +91,7 @@ class Planner:
         self._loaded: Mapping[str, frozenset[str]] = {}
         self._number = 0
         self._why = ""
-        self._grown: Mapping[str, int] = {}
+        self._grown: Ask | None = None
         self._devices: tuple[Device, ...] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
@@ -261,16 +261,16 @@ class Planner:
                 case Publish():
                     self._number += 1
                     self._remember()
-                case Ask(devices):
-                    self._grown = devices
-                    self._spawn(self._ask(devices))
+                case Ask():
+                    self._grown = action
+                    self._spawn(self._ask(action))
 
-    async def _ask(self, devices: Mapping[str, int]) -> None:
+    async def _ask(self, wanted: Ask) -> None:
         """Ask Ray's autoscaler for devices, until it has heard or something else is asked for."""
-        while devices is self._grown:
+        while wanted is self._grown:
             try:
-                await asyncio.to_thread(ask, self._house.config.pools, devices)
-                logger.info("planner: devices asked for %s", dict(devices))
+                await asyncio.to_thread(ask, self._house.config.pools, wanted.lacking)
+                logger.info("planner: devices wanted %s, asked for %s", dict(wanted.devices), dict(wanted.lacking))
                 return
             except Exception:
                 logger.exception("planner: asking for devices failed; trying again")
@@ -330,7 +330,7 @@ class Planner:
             "planned_utilisation": controller.utilisation,
             "demand_rps": controller.demand_rps,
             "devices": {device.name: device.pool for device in self._devices},
-            "devices_asked": dict(self._grown),
+            "devices_asked": {} if self._grown is None else dict(self._grown.devices),
             "failed": [f"{unit} on {pool}" for pool, unit in controller.failed],
         }
 

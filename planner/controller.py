@@ -148,9 +148,14 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask the cluster's autoscaler for so many devices of each elastic pool in all, and for no more."""
+    """Ask the cluster's autoscaler for `lacking`, devices of each elastic pool in all, and for nothing else.
+
+    Pools that have the `devices` they should are not in it: what is asked for would keep an empty device, while one
+    that is in use stays by itself.
+    """
 
     devices: Mapping[str, int]
+    lacking: Mapping[str, int]
 
 
 ControllerAction = Solve | Scale | Publish | Ask
@@ -175,7 +180,8 @@ class Controller:
         self._in_cells = dict(catalogue.in_cells)
         self._cells = {name: Shares(profiled) for name, profiled in catalogue.cells.items()}
         self._growth = Growth(catalogue.pools, settings.release_s)
-        self._grown: Mapping[str, int] = {}  # what was asked for
+        self._grown: Ask | None = None  # the last
+        self._looked = False  # whether it is known what is there
         self._present: tuple[Device, ...] = ()
         self._devices: tuple[Device, ...] = ()  # of those the ones to plan for
         self._leaving_at: float | None = None  # since when there are more
@@ -230,7 +236,7 @@ class Controller:
                 up = counts(devices, loaded)
                 if up != self._up:
                     self._progress_at = now
-                self._present, self._loaded, self._up = devices, loaded, up
+                self._looked, self._present, self._loaded, self._up = True, devices, loaded, up
             case PolicySet(policy):
                 if policy != self._policy:
                     self._policy, self._pending = policy, f"the policy is now {policy}"
@@ -263,10 +269,12 @@ class Controller:
         asked = self._growth.asked(now)
         if not asked and not self._present:  # nothing to plan for, and so to ask more by, until the first has come
             asked = {name: pool.devices for name, pool in elastic(self._catalogue.pools).items()}
-        if asked == self._grown or not asked:
+        there = Counter(device.pool for device in self._present)
+        ask = Ask(asked, {name: count for name, count in asked.items() if count > there[name]})
+        if ask == self._grown or not asked or not self._looked:
             return []
-        self._grown = asked
-        return [Ask(asked)]
+        self._grown = ask
+        return [ask]
 
     def _reconfigure(self, event: Reconfigured) -> None:
         before, catalogue = self._catalogue, event.catalogue

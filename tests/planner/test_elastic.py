@@ -154,8 +154,10 @@ class Cloud:
                     found = solve_with_surge(asked, action.devices, action.loaded, 1.0)
                     self.tell(Solved(*found))
                     self.tell(Needed(needed(grown)))
-                case Ask(devices):
-                    self.asks.append((self.now, devices["box"]))
+                case Ask(devices, lacking):
+                    assert lacking == {name: n for name, n in devices.items() if n > self.devices}
+                    if not self.asks or self.asks[-1][1] != devices["box"]:
+                        self.asks.append((self.now, devices["box"]))
 
     def run(self, seconds: float, rate_rps: int) -> None:
         for _ in range(round(seconds)):
@@ -212,7 +214,7 @@ def test_while_a_device_is_to_go_only_what_the_load_needs_starts() -> None:
 
 
 def test_where_no_device_is_there_yet_the_least_are_asked_for() -> None:
-    assert Controller(catalogue(), SETTINGS).handle(ClusterChanged((), {}), 0.0) == [Ask({"box": 1})]
+    assert Controller(catalogue(), SETTINGS).handle(ClusterChanged((), {}), 0.0) == [Ask({"box": 1}, {"box": 1})]
 
 
 def test_devices_beyond_those_asked_for_are_left_empty_so_that_they_can_be_taken_back() -> None:
