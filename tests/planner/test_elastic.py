@@ -89,10 +89,11 @@ def test_no_pool_could_do_with_fewer_and_what_is_asked_for_is_enough(
 
     least = short({"box": 1 + boxes, "gpu": 1 + gpus})
     bearable = least + FALLS_SHORT * max(0.0, rate_rps - least)
-    assert short(found) <= bearable
+    doubt = 0.002 * rate_rps  # of solves that end within a gap
+    assert short(found) <= bearable + doubt
     for name, fewer in product(found, (1,)):
         if found[name] > 1:
-            assert short({**found, name: found[name] - fewer}) > bearable
+            assert short({**found, name: found[name] - fewer}) > bearable - doubt
 
 
 def test_more_is_asked_for_at_once_and_fewer_when_they_have_long_been_enough() -> None:
