@@ -245,7 +245,7 @@ FAULTS: Mapping[str, Fault] = {
     "none": Fault("nothing", seconds=30.0),
     "short": Fault("a host cut off for 10 s", cut_s=10.0),
     "long": Fault("a host cut off for 45 s", cut_s=45.0, seconds=110.0),
-    "delay": Fault("50 ms each way between any two hosts", delay_s=0.05, seconds=40.0),
+    "delay": Fault("50 ms more each way between any two hosts", delay_s=0.05, seconds=40.0),
 }
 
 
