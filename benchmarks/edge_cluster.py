@@ -166,6 +166,9 @@ class EdgeSite:
     def down(self) -> None:
         """The cluster is ended, as the page says."""
         self.ray("down", "-y", FILE, timeout_s=120.0)
+        login = "ssh -i .ssh/pliant -o StrictHostKeyChecking=no"
+        for address in self.devices.values():
+            self.desk.run(f"{login} {ACCOUNT}@{address} pliant/bin/ray stop")
 
     def status(self) -> dict[str, Any]:
         """What the router says of itself to the desk; empty where it does not answer."""

@@ -78,5 +78,4 @@ def test_ray_down_ends_it_on_every_box(site: EdgeSite) -> None:
     hosts = [site.network.hosts[name] for name in ("head", *site.devices)]
     assert all(int(host.run(RAY, check=False)) > 0 for host in hosts)
     site.down()
-    assert int(site.network.hosts["head"].run(RAY, check=False)) == 0
     site.wait("Ray still runs", lambda: not any(int(host.run(RAY, check=False)) for host in hosts), UP_S)
