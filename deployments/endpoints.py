@@ -144,7 +144,7 @@ class Endpoints:
                 return await self._policy(body)
             case ["pliant", "config"] if method == "POST":
                 self._check_reach()
-                return _json({"attempt": await self.driver.planner.apply(_asked(body))}, 202)
+                return _json({"attempt": await self.driver.planner.apply(_asked(body))})
             case ["pliant", "config"]:
                 return _json(await self.driver.planner.configuration())
         return _json({"error": f"no such endpoint: {method} /{'/'.join(parts)}; see GET /v2"}, 404)

@@ -21,6 +21,7 @@ from deployments.oip import open_inference_pb2 as pb
 from deployments.protocol import (
     BadRequest,
     BodyTooLarge,
+    ChangeUnderWay,
     DeadlineUnmet,
     Forbidden,
     ImpossibleBound,
@@ -47,6 +48,7 @@ ENVELOPE_BYTES = 65536  # of a message around its tensor
 
 CODES: tuple[tuple[type[WireError], grpc.StatusCode], ...] = (  # the first that fits
     (NotOffered, grpc.StatusCode.UNIMPLEMENTED),
+    (ChangeUnderWay, grpc.StatusCode.ABORTED),
     (BadRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (BodyTooLarge, grpc.StatusCode.INVALID_ARGUMENT),
     (ImpossibleBound, grpc.StatusCode.INVALID_ARGUMENT),

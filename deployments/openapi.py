@@ -125,15 +125,15 @@ def _server_paths(version: str) -> Json:
         "/pliant/config": {
             **_get("configuration", "The configuration in force.", {"type": "object"}, (503,), tag="pliant"),
             "post": {
-                **_operation("apply", "Serve another configuration from now on, as `pliant apply` does.", "pliant"),
+                **_operation(
+                    "apply",
+                    "Begin to serve another configuration; `rollout` of /pliant/status says how that stands.",
+                    "pliant",
+                ),
                 "requestBody": {"required": True, "content": {JSON: {"schema": _object(change, ["config"])}}},
-                "responses": {
-                    "202": {
-                        "description": "It has begun; `rollout` of /pliant/status says how it stands.",
-                        "content": {JSON: {"schema": _object({"attempt": {"type": "integer"}}, ["attempt"])}},
-                    },
-                    **_errors((400, 409, 413, 503)),
-                },
+                **_answers(
+                    _object({"attempt": {"type": "integer"}}, ["attempt"]), (400, 409, 413, 503), {"attempt": 1}
+                ),
             },
         },
     }
