@@ -144,7 +144,8 @@ class Endpoints:
                 return await self._policy(body)
             case ["pliant", "config"] if method == "POST":
                 self._check_reach()
-                return _json({"attempt": await self.driver.planner.apply(_asked(body))})
+                asked = _asked(body)
+                return _json({"attempt": await self.driver.planner.apply(asked)})
             case ["pliant", "config"]:
                 return _json(await self.driver.planner.configuration())
         return _json({"error": f"no such endpoint: {method} /{'/'.join(parts)}; see GET /v2"}, 404)
@@ -207,6 +208,8 @@ def methods(parts: list[str]) -> tuple[str, ...]:
     match parts:
         case ["v2"] | ["livez" | "readyz" | "metrics" | "openapi.json"] | ["v2", "health", "live" | "ready"]:
             return GET
+        case ["pliant", "config"]:
+            return *GET, *POST
         case ["pliant"] | ["pliant", "overview" | "status"] | ["v2", "models", "stats"]:
             return GET
         case (

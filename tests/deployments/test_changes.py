@@ -14,6 +14,7 @@ from deployments.config import (
     PlannerConfig,
     PoolConfig,
     RouterConfig,
+    TracingConfig,
 )
 
 CONFIG = ClusterConfig({"edge": PoolConfig(devices=2), "hub": PoolConfig()}, {"toy": ApplicationConfig(slo_s=0.1)})
@@ -108,6 +109,11 @@ def test_what_needs_a_restart_is_refused_with_the_values_and_the_reason(config: 
     (why,) = refusals(BEFORE, with_config(config))
     assert says in why
     assert "restart" in why
+
+
+def test_tracing_does_not_begin_in_a_running_cluster() -> None:
+    found = refusals(BEFORE, with_config(replace(CONFIG, tracing=TracingConfig("http://collector:4318"))))
+    assert "tracing.endpoint cannot change from none to http://collector:4318" in " ".join(found)
 
 
 def test_pools_may_come_and_go_and_have_another_number_of_devices() -> None:

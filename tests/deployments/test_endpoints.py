@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.codec import decode_response, encode_request
-from deployments.config import Manifest, RouterConfig, TensorSpec
+from deployments.config import HttpConfig, Manifest, RouterConfig, TensorSpec
 from deployments.counters import Statistics
 from deployments.endpoints import Endpoints, Reply
 from deployments.protocol import InferRequest, Served
@@ -28,12 +28,14 @@ def manifest(name: str) -> Manifest:
 class Driver:
     """Answers with the input, and remembers for whom."""
 
-    def __init__(self) -> None:
+    ingress = "direct"
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
         manifests = {name: manifest(name) for name in NAMES}
         applications = {name: SimpleNamespace(slo_s=0.1) for name in NAMES}
         self.house = SimpleNamespace(
             manifests=manifests,
-            config=SimpleNamespace(router=RouterConfig()),
+            config=SimpleNamespace(router=RouterConfig(), http=HttpConfig(host=host)),
             catalogue=SimpleNamespace(applications=applications),
         )
         self.counters = Statistics(NAMES, [])
@@ -129,6 +131,39 @@ def test_targets(target: str, status: int, says: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 def test_inference_is_posted(method: str) -> None:
     assert ask("/v2/models/plain/infer", method).status == 405
+
+
+def test_a_configuration_is_not_changed_for_everybody_who_can_reach_the_port() -> None:
+    answering = Endpoints(Driver("10.0.0.1")).answer("POST", "/pliant/config", {}, b"{}")  # type: ignore[arg-type]
+    reply = asyncio.run(answering)
+    assert reply.status == 403
+    assert "access.tokens" in reply.body.decode()
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_configuration_is_asked_for_or_posted(method: str) -> None:
+    reply = ask("/pliant/config", method)
+    assert reply.status == 405
+    assert reply.headers["allow"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"[]", 400, "expected keys and values"),
+        (b'{"config": {"pools": {}, "applications": {}}}', 400, "at least one pool"),
+        (b'{"config": {"pools": {"a": {}}, "applications": {"b": {}}}, "share": 2}', 400, "share is 2"),
+        (b'{"confg": {}}', 400, "did you mean 'config'"),
+        (b"x" * 1_000_001, 413, "at most 1 MB"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused_before_the_planner_hears_of_it(
+    body: bytes, status: int, says: str
+) -> None:
+    reply = ask("/pliant/config", "POST", body)
+    assert reply.status == status
+    assert says in reply.body.decode()
 
 
 @pytest.mark.parametrize(
