@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.test_apply import POOL, VARIANTS, applied, cluster, deployments, digests, load, updated
 from tests.cluster.test_live import wait_until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

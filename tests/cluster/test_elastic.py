@@ -169,6 +169,7 @@ def test_a_device_is_asked_for_by_its_memory_and_its_label() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_demand_brings_a_node_which_is_used_and_calm_takes_it_away(elastic: SimpleNamespace) -> None:
     def status() -> dict[str, Any]:

@@ -91,7 +91,7 @@ def body(x: np.ndarray) -> dict[str, Any]:
 # A bound that the document allows may be more than any variant has, and nobody makes up bytes of tensors.
 RULES = """
 [[operations]]
-include-path-regex = "/infer$"
+include-path-regex = "/(infer|config)$"
 checks.positive_data_acceptance.enabled = false
 """
 OF_THE_BODY = {"Inference-Header-Content-Length", "Content-Encoding"}  # which nobody can make up without it
@@ -139,7 +139,7 @@ def test_every_endpoint_keeps_to_the_document(faced: SimpleNamespace, tmp_path: 
 
 def test_other_methods_are_told_which_to_use(faced: SimpleNamespace) -> None:
     for path, operations in httpx.get(f"{faced.url}/openapi.json").json()["paths"].items():
-        offered = {"GET", "HEAD"} if "get" in operations else {"POST"}
+        offered = {method for verb in operations for method in {"get": ("GET", "HEAD"), "post": ("POST",)}[verb]}
         for method in {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"} - offered:
             answer = httpx.request(method, faced.url + path)
             assert answer.status_code == 405, (method, path)

@@ -9,7 +9,7 @@ from rich.console import Console
 from benchmarks.edge_cluster import FAULTS, UP_S, EdgeSite, suffer
 from benchmarks.hosts import missing
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 RATE_RPS = 10.0  # light: this is about what is answered, on a machine that others use too
 RAY = "ps -eo args | grep -cE '[g]cs_server|[r]aylet/raylet|[r]ay::'"

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.own_deployment import Answer, configuration, instants, load, served
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SLO_S = 5.0  # generous, as other tests may have the processor
 LARGE_S = 0.25  # what the plan is told, so that a load that is light for the machine is heavy for the plan
