@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ import numpy as np
 import yaml
 from rich.console import Console
 
+from benchmarks.costs import Cost, cost
 from benchmarks.hosts import ACCOUNT, Host, HostError, Network, missing
 from benchmarks.sections import table
 from benchmarks.serving_report import machine
@@ -58,8 +60,6 @@ POOLS = {"camera": POOL, "box": replace(POOL, devices=1)}
 SLO_S = 1.0
 UP_S, SETTLED_S, BACK_S = 300.0, 120.0, 240.0  # generous: others may use the machine
 AT = 10.0  # of a load, when the fault comes
-WINDOW_S = 1.0
-BACK = 0.99  # of the attainment before
 
 
 def install() -> str:
@@ -252,42 +252,6 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a fault came to."""
-
-    asked: int
-    lost: int
-    refused: int  # with an explicit error
-    late: int
-    before: float  # attainment
-    worst: float  # of a window since
-    back_s: float  # since the fault, until attainment was back; infinite if not by the end
-    whole_s: float  # since the cable was mended, until every device answered again; NaN where none was cut
-
-
-def cost(outcomes: Outcomes, at: float, whole_s: float) -> Cost:
-    """What the fault at `at` cost."""
-    good, after = outcomes.status == "ok", outcomes.intended >= at
-    lost = outcomes.http_status == 0
-    before = float(good[~after].mean())
-    edges = np.arange(at, float(outcomes.intended.max()), WINDOW_S)
-    windows = [(outcomes.intended >= edge) & (outcomes.intended < edge + WINDOW_S) for edge in edges]
-    attained = np.array([float(good[window].mean()) if window.any() else 1.0 for window in windows])
-    bad = np.flatnonzero(attained < BACK * before)
-    back_s = 0.0 if not len(bad) else (float("inf") if bad[-1] == len(attained) - 1 else WINDOW_S * float(bad[-1] + 1))
-    return Cost(
-        len(outcomes),
-        int((lost & after).sum()),
-        int((~lost & after & (outcomes.http_status != 200)).sum()),
-        int(((outcomes.status == "late") & after).sum()),
-        before,
-        float(attained.min(initial=1.0)),
-        back_s,
-        whole_s,
-    )
-
-
 def suffer(site: EdgeSite, fault: Fault, rate_rps: float, at: float = AT) -> tuple[Cost, Outcomes]:
     """One fault under load, and until the cluster is whole again."""
     whole_s: list[float] = []
@@ -300,7 +264,7 @@ def suffer(site: EdgeSite, fault: Fault, rate_rps: float, at: float = AT) -> tup
     outcomes = site.under_load(fault.seconds, rate_rps, at, act)
     site.delay(0.0)
     site.wait("the cluster is not whole again", site.whole, BACK_S)
-    return cost(outcomes, at, *(whole_s or [float("nan")])), outcomes
+    return replace(cost(outcomes, at), whole_s=whole_s[0] if whole_s else nan), outcomes
 
 
 def write(found: Mapping[str, Sequence[Cost]], rate_rps: float) -> Iterator[str]:

@@ -31,13 +31,13 @@ import psutil
 import yaml
 from rich.console import Console
 
+from benchmarks.costs import Cost, cost
 from benchmarks.sections import table
 from benchmarks.serving_report import machine
 from cluster import launcher
 from cluster.edges import EdgeCluster, prepare_environment
 from cluster.loadgen import send_load
 from cluster.loading import samples_of, targets_of
-from cluster.outcomes import Outcomes
 from cluster.workload import constant, draw
 from deployments.catalogue import load_house
 from deployments.config import (
@@ -63,8 +63,6 @@ STALL_S = 2.0
 WEIGHTS = "weights.bin"  # of each model here, beside it
 ENDLESS_RPS = 1e4  # more than the cluster carries
 PORT = 8161
-WINDOW_S = 1.0
-BACK = 0.99  # of the attainment before
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,20 +188,6 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a fault came to."""
-
-    rate_rps: float
-    asked: int
-    lost: int
-    refused: int  # with an explicit error
-    late: int
-    before: float  # attainment
-    worst: float  # of a window since
-    back_s: float  # since the fault; infinite if not by the end
-
-
 def beside(models: Path) -> Path:
     """The repository, with the weights of its models in files that onnxruntime maps into memory.
 
@@ -229,29 +213,6 @@ def remaining_rps(config: ClusterConfig, takes: float) -> float:
     return (ENDLESS_RPS - plan.shortfall_rps["tiny"]) * (1 - takes / devices)
 
 
-def cost(outcomes: Outcomes, at: float, rate_rps: float) -> Cost:
-    """What the fault at `at` cost."""
-    good = outcomes.status == "ok"
-    after = outcomes.intended >= at
-    lost = outcomes.http_status == 0
-    before = float(good[~after & (outcomes.intended >= at / 3)].mean())
-    edges = np.arange(at, float(outcomes.intended.max()), WINDOW_S)
-    windows = [(outcomes.intended >= edge) & (outcomes.intended < edge + WINDOW_S) for edge in edges]
-    attained = np.array([float(good[window].mean()) if window.any() else 1.0 for window in windows])
-    bad = np.flatnonzero(attained < BACK * before)
-    back_s = 0.0 if not len(bad) else (float("inf") if bad[-1] == len(attained) - 1 else WINDOW_S * float(bad[-1] + 1))
-    return Cost(
-        rate_rps,
-        len(outcomes),
-        int((lost & after).sum()),
-        int((~lost & after & (outcomes.http_status != 200)).sum()),
-        int(((outcomes.status == "late") & after).sum()),
-        before,
-        float(attained.min(initial=1.0)),
-        back_s,
-    )
-
-
 def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -> Cost:
     """One fault on a fresh cluster under load."""
     served = ApplicationConfig(slo_s=1.0, variants=fault.variants)
@@ -274,7 +235,7 @@ def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -
                 for process in scene.processes(device):
                     with suppress(psutil.Error):
                         process.send_signal(signal.SIGCONT)
-            return cost(outcomes, at, rate_rps)
+            return replace(cost(outcomes, at, at / 3), rate_rps=rate_rps)
 
 
 def write(found: Mapping[str, Sequence[Cost]], seconds: float, load: float | None) -> Iterator[str]:
