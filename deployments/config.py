@@ -282,31 +282,47 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(bool(config.applications), "applications: at least one application is needed")
     _require("stats" not in config.applications, "application 'stats': /v2/models/stats is the statistics; rename it")
     for name, pool in config.pools.items():
-        _require(bool(NAME.fullmatch(name)), f"pool '{name}': a name has up to 50 letters, digits, '-', '_' and '.'")
-        _require(pool.devices >= 1, f"pool '{name}': devices is {pool.devices}; a pool has at least one")
-        _require(pool.memory_mb >= 1, f"pool '{name}': memory_mb is {pool.memory_mb}; it must be positive")
-        _require(pool.cores >= 1, f"pool '{name}': cores is {pool.cores}; a device has at least one")
-        _fraction(pool.reserved, f"pool '{name}': reserved")
-        most = pool.max_devices
-        _require(
-            most is None or most >= pool.devices,
-            f"pool '{name}': max_devices is {most}, below its devices ({pool.devices}); it is the most there can be",
-        )
-        _require(pool.cost > 0, f"pool '{name}': cost is {pool.cost:g}; it must be positive")
-        if pool.emulated is not None:
-            slow = pool.emulated
-            _require(slow.slowdown >= 1, f"pool '{name}': slowdown is {slow.slowdown:g}; it cannot be below 1")
-            _require(slow.overhead_s >= 0, f"pool '{name}': overhead_s is {slow.overhead_s:g}; it cannot be negative")
+        _check_pool(name, pool)
     for name, application in config.applications.items():
-        _fraction(application.floor, f"application '{name}': floor")
-        slo = application.slo_s
-        _require(slo is None or slo > 0, f"application '{name}': slo_s is {slo}; it must be positive")
-        peek = application.peek
-        _require(
-            isinstance(peek, PeekConfig) or peek in PEEKS,
-            f"application '{name}': peek is '{peek}'; it is {', '.join(PEEKS)}, or model: and an ONNX file",
-        )
-    planner = config.planner
+        _check_application(name, application)
+    _check_planner(config.planner)
+    _check_router(config.router)
+    _check_listening(config.http, config.grpc)
+    if config.tracing is not None:
+        _check_tracing(config.tracing)
+    return config
+
+
+def _check_pool(name: str, pool: PoolConfig) -> None:
+    _require(bool(NAME.fullmatch(name)), f"pool '{name}': a name has up to 50 letters, digits, '-', '_' and '.'")
+    _require(pool.devices >= 1, f"pool '{name}': devices is {pool.devices}; a pool has at least one")
+    _require(pool.memory_mb >= 1, f"pool '{name}': memory_mb is {pool.memory_mb}; it must be positive")
+    _require(pool.cores >= 1, f"pool '{name}': cores is {pool.cores}; a device has at least one")
+    _fraction(pool.reserved, f"pool '{name}': reserved")
+    most = pool.max_devices
+    _require(
+        most is None or most >= pool.devices,
+        f"pool '{name}': max_devices is {most}, below its devices ({pool.devices}); it is the most there can be",
+    )
+    _require(pool.cost > 0, f"pool '{name}': cost is {pool.cost:g}; it must be positive")
+    if pool.emulated is not None:
+        slow = pool.emulated
+        _require(slow.slowdown >= 1, f"pool '{name}': slowdown is {slow.slowdown:g}; it cannot be below 1")
+        _require(slow.overhead_s >= 0, f"pool '{name}': overhead_s is {slow.overhead_s:g}; it cannot be negative")
+
+
+def _check_application(name: str, application: ApplicationConfig) -> None:
+    _fraction(application.floor, f"application '{name}': floor")
+    slo = application.slo_s
+    _require(slo is None or slo > 0, f"application '{name}': slo_s is {slo}; it must be positive")
+    peek = application.peek
+    _require(
+        isinstance(peek, PeekConfig) or peek in PEEKS,
+        f"application '{name}': peek is '{peek}'; it is {', '.join(PEEKS)}, or model: and an ONNX file",
+    )
+
+
+def _check_planner(planner: PlannerConfig) -> None:
     _require(planner.policy in POLICIES, f"planner: policy is '{planner.policy}'; known are {', '.join(POLICIES)}")
     _require(planner.fairness in FAIRNESS, f"planner: fairness is '{planner.fairness}'; known: {', '.join(FAIRNESS)}")
     _require(0 < planner.utilisation <= 1, f"planner: utilisation is {planner.utilisation:g}; it is in (0, 1]")
@@ -323,7 +339,9 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(planner.start_timeout_s > 0, f"planner: start_timeout_s is {planner.start_timeout_s:g}; must be positive")
     _require(planner.starts >= 1, f"planner: starts is {planner.starts}; at least one copy must be able to start")
     _require(planner.release_s >= 0, f"planner: release_s is {planner.release_s:g}; it cannot be negative")
-    router = config.router
+
+
+def _check_router(router: RouterConfig) -> None:
     _require(router.margin_s >= 0, f"router: margin_s is {router.margin_s:g}; it cannot be negative")
     _require(0 < router.utilisation <= 1, f"router: utilisation is {router.utilisation:g}; it is in (0, 1]")
     _require(router.max_queued >= 1, f"router: max_queued is {router.max_queued}; at least one request must fit")
@@ -332,7 +350,9 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(router.retries >= 0, f"router: retries is {router.retries}; it cannot be negative")
     _fraction(router.patience, "router: patience")
     _require(router.replicas >= 1, f"router: replicas is {router.replicas}; at least one")
-    http, grpc = config.http, config.grpc
+
+
+def _check_listening(http: HttpConfig, grpc: GrpcConfig) -> None:
     _require(0 < http.port < 65536, f"http: port is {http.port}; it is 1 to 65535")
     _require(http.ingress in INGRESSES, f"http: ingress is '{http.ingress}'; known are {', '.join(INGRESSES)}")
     everywhere = "HAProxy" if http.ingress == "haproxy" else "Ray Serve's gRPC proxy" if grpc.port is not None else ""
@@ -348,15 +368,15 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _require(http.idle_s > 0, f"http: idle_s is {http.idle_s:g}; it must be positive")
     _require(http.max_connections >= 1, f"http: max_connections is {http.max_connections}; at least one")
     _require(grpc.port is None or 0 < grpc.port < 65536, f"grpc: port is {grpc.port}; it is 1 to 65535")
-    tracing = config.tracing
-    if tracing is not None:
-        _fraction(tracing.sample, "tracing: sample")
-        _require(
-            tracing.endpoint.startswith(("http://", "https://")),
-            f"tracing: endpoint is '{tracing.endpoint}'; write the URL of a collector, such as http://127.0.0.1:4318",
-        )
     _require(grpc.port != http.port, f"grpc: port is {grpc.port}, which is http's; they cannot share one")
-    return config
+
+
+def _check_tracing(tracing: TracingConfig) -> None:
+    _fraction(tracing.sample, "tracing: sample")
+    _require(
+        tracing.endpoint.startswith(("http://", "https://")),
+        f"tracing: endpoint is '{tracing.endpoint}'; write the URL of a collector, such as http://127.0.0.1:4318",
+    )
 
 
 def load_config(path: str | Path) -> ClusterConfig:
