@@ -41,7 +41,11 @@ def _check(host: str, port: int, what: str, where: str) -> None:
 
 
 def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
-    """Connect to Ray, start Serve on the configured host and port, and deploy; returns when Serve has accepted it."""
+    """Connect to Ray, start Serve on the configured host and port, and deploy; returns when it runs.
+
+    Raises:
+        LaunchError: a deployment does not start; the message has what it died of.
+    """
     import ray  # ray reads its environment when it is imported
     from ray import serve
 
@@ -58,7 +62,24 @@ def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
         logging_config={"enable_access_log": False},
     )
     application = build(BuildArgs(config=config_path))
-    serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
+    try:
+        serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
+    except RuntimeError as error:
+        raise LaunchError(f"{error}{_died_of()}") from error
+
+
+def _died_of() -> str:
+    """What Serve says of the deployments that did not start, which the error of `serve.run` only names."""
+    from ray import serve
+    from ray.serve.schema import DeploymentStatus
+
+    found = serve.status().applications.get(APPLICATION)
+    failed = {} if found is None else found.deployments
+    return "".join(
+        f"\n{name}: {told.message.strip()}"
+        for name, told in failed.items()
+        if told.status in (DeploymentStatus.DEPLOY_FAILED, DeploymentStatus.UNHEALTHY)
+    )
 
 
 def _grpc(config: ClusterConfig) -> dict[str, Any] | None:

@@ -76,9 +76,10 @@ class Listener:
             bound.bind((self._http.host, self._http.port))
             context = None if self._certificate is None else self._certificate.context
             self._server = await loop.create_server(lambda: Connection(self), sock=bound, backlog=2048, ssl=context)
-        except BaseException:
+        except OSError as error:
             bound.close()
-            raise
+            at = f"{self._http.host}:{self._http.port}"
+            raise OSError(error.errno, f"{at} cannot be listened on: {error.strerror}") from error
         self._sweeper = loop.create_task(self._sweep())
 
     def pause(self) -> None:

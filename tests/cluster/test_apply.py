@@ -36,7 +36,8 @@ from deployments.profiles import file_sha256, load_profiles, save_profiles
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import free_port, wait_until
+from tests.cluster.test_live import wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 

@@ -30,17 +30,12 @@ from deployments.registry import POOL_LABEL
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
+from tests.ports import free_port
 
 MEMORY_MB = 600
 POOL = PoolConfig(devices=1, max_devices=2, memory_mb=MEMORY_MB, emulated=Emulation(slowdown=1, overhead_s=0.1))
 ONE_DEVICE_RPS = 10.0  # batches of one, 0.1 s each
 HEAD = "f" * 55 + "0"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def autoscaled(port: int) -> dict[str, Any]:

@@ -37,8 +37,8 @@ from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
 from tests.browser import browser, find_browser
-from tests.cluster.test_live import free_port
 from tests.collector import attributes, collector
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 

@@ -34,8 +34,9 @@ from deployments.config import (
 )
 from profiling.latency import Effort
 from profiling.measure import profile
-from tests.cluster.test_live import free_port, wait_until
+from tests.cluster.test_live import wait_until
 from tests.failing import INFINITE, NAN, RAISES, WRONG, overwrite, repair, write_model
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 

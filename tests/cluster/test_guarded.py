@@ -39,7 +39,7 @@ from deployments.protocol import Forbidden, QueueFull, Unauthorised
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 

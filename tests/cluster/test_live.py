@@ -35,19 +35,12 @@ from deployments.config import (
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 
 SLO_S = 1.0  # generous: this is about what is answered, not about how fast a shared machine is
 POOL = PoolConfig(devices=2, memory_mb=600, emulated=Emulation(slowdown=50, overhead_s=0.01))
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

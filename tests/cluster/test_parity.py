@@ -50,9 +50,10 @@ from planner.router import Router
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import free_port, under_load
+from tests.cluster.test_live import under_load
 from tests.cluster.test_simulator import scene
 from tests.planner.driven import LIMITS, World, catalogue
+from tests.ports import free_port
 
 SLOW = PoolConfig(devices=2, memory_mb=600, emulated=Emulation(slowdown=50, overhead_s=0.08))  # 50 requests/s each
 SAME = Conditions(lead_s=10.0, warm_s=2.0, service="profiled")  # no chance: the profiled time, and no call on top

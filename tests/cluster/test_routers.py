@@ -27,7 +27,8 @@ from deployments.config import (
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import free_port, wait_until
+from tests.cluster.test_live import wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
 

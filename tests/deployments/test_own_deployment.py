@@ -1,6 +1,5 @@
 """The example of somebody's own Serve application, live: load moves it to the cheap variant, calm brings it back."""
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,18 +8,13 @@ import httpx
 import pytest
 
 from benchmarks.own_deployment import Answer, configuration, instants, load, served
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SLO_S = 5.0  # generous, as other tests may have the processor
 LARGE_S = 0.25  # what the plan is told, so that a load that is light for the machine is heavy for the plan
 CALM_RPS, BUSY_RPS = 2.0, 15.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def by_application(told: dict[str, Any]) -> dict[str, Any]:
