@@ -1,11 +1,11 @@
 """What accuracy scaling brings an application of plain Ray Serve: the example, with it and without it, under one load.
 
-    python benchmarks/own_deployment.py [--seconds 60] [--output own.md] [--port 24500]
+    python benchmarks/own_deployment.py [--seconds 60] [--peak 32 --peak 64] [--output own.md] [--port 24500]
 
 A local Ray cluster of two logical CPUs runs `examples/own_deployment.yaml` by `serve run`. Requests come open-loop at
-random instants: a quarter of the time few, half of it many, then few again. The three rows are the example as it is;
-the same without `autoscaling_policy`, where the large variant scales by Serve's own policy from one replica to two;
-and the small variant alone, the same way. Nothing else should run on the machine.
+random instants: a quarter of the time 4 a second, half of it many (`--peak`), then 4 again. The three rows of each peak
+are the example as it is; the same without `autoscaling_policy`, where the large variant scales by Serve's own policy
+from one replica to two; and the small variant alone, the same way. Nothing else should run on the machine.
 """
 
 import argparse
@@ -34,8 +34,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "own_deployment.yaml"
 SLO_S = 0.5
-RATES_RPS = (4.0, 32.0, 4.0)
-PARTS = (0.25, 0.5, 0.25)  # of the time
+QUIET_RPS = 4.0
+PEAKS_RPS = (32.0, 64.0)
+PARTS = (0.25, 0.5, 0.25)  # of the time: quiet, at the peak, quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ def load(url: str, at: Sequence[float]) -> list[Answer]:
     return asyncio.run(everything())
 
 
-def row(name: str, answers: Sequence[Answer]) -> str:
+def row(name: str, peak_rps: float, answers: Sequence[Answer]) -> str:
     """A row of the table."""
     answered = [a for a in answers if a.variant]
     timely = [a for a in answered if a.seconds <= SLO_S]
@@ -170,8 +171,8 @@ def row(name: str, answers: Sequence[Answer]) -> str:
     large = sum(a.variant == "large" for a in answered) / max(1, len(answered))
     p95_s = float(np.percentile([a.seconds for a in answers], 95))
     return (
-        f"| {name} | {len(answers)} | {100 * len(timely) / len(answers):.1f} % | {100 * accuracy:.1f} % | "
-        f"**{100 * both:.1f} %** | {100 * large:.0f} % | {p95_s:.2f} s |"
+        f"| {peak_rps:g}/s | {name} | {len(answers)} | {100 * len(timely) / len(answers):.1f} % | "
+        f"{100 * accuracy:.1f} % | **{100 * both:.1f} %** | {100 * large:.0f} % | {p95_s:.2f} s |"
     )
 
 
@@ -182,20 +183,22 @@ def main() -> None:
     """Run every way and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--peak", type=float, action="append", help="requests a second [default: 32 and 64]")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--port", type=int, default=24500, help="of HTTP; Ray's is the next")
     parser.add_argument("--only", choices=WAYS, action="append")
     asked = parser.parse_args()
     lines = [
-        "| | requests | in time | accuracy of those | right and in time | by the large | 95th percentile |",
-        "|---|---|---|---|---|---|---|",
+        "| at most | | requests | in time | accuracy of those | right and in time | by the large | 95th percentile |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    at = instants(RATES_RPS, [part * asked.seconds for part in PARTS])
-    for way in asked.only or WAYS:
-        with served(configuration(way, asked.port), asked.port + 1) as url:
-            time.sleep(10.0)  # replicas that the first request started have come up
-            lines.append(row(WAYS[way], load(url, at)))
-            print(lines[-1], flush=True)
+    for peak_rps in asked.peak or PEAKS_RPS:
+        at = instants((QUIET_RPS, peak_rps, QUIET_RPS), [part * asked.seconds for part in PARTS])
+        for way in asked.only or WAYS:
+            with served(configuration(way, asked.port), asked.port + 1) as url:
+                time.sleep(10.0)  # replicas that the first request started have come up
+                lines.append(row(WAYS[way], peak_rps, load(url, at)))
+                print(lines[-1], flush=True)
     print("\n".join(lines))
     if asked.output is not None:
         asked.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from deployments.board import Board, Guide, Notice, Tally
 from deployments.scaled import Scaling
@@ -18,6 +19,7 @@ from planner.controller import (
     Solve,
     Solved,
 )
+from planner.pace import pace_of
 from planner.rules import Key
 from planner.seating import seated
 from planner.splitting import arms
@@ -57,6 +59,7 @@ class Autoscaler:
         self._counted_at = now
         self._seen: Mapping[str, Seen] = {}
         self._asked: Mapping[Key, int] | None = None
+        self._pace: dict[str, float] = {}
         self._lower_at: dict[str, float] = {}
         self._basis: object = None
         self._notice = Notice()
@@ -109,7 +112,18 @@ class Autoscaler:
                 violated[tally.application] += tally.late - before.late
         interval_s = sum(tally.age_s - before.age_s for before, tally in told) / len(told)
         self._untold, self._counted_at = {}, now
-        self._handle(Reported(arrived, max(interval_s, 1e-3), violated=violated), now)
+        self._pace = self._paces(now)
+        self._handle(Reported(arrived, max(interval_s, 1e-3), violated=violated, pace=self._pace), now)
+
+    def _paces(self, now: float) -> dict[str, float]:
+        """How many times as long as told each variant takes, by the choosers; not of those that answer in batches."""
+        alive = [self._last[chooser][0] for chooser in self._alive(now)]
+        found = {}
+        for (unit, _), curve in self._scaling.catalogue.latency.items():
+            seen_s = [tally.seen_s[unit] for tally in alive if unit in tally.seen_s]
+            if seen_s and curve.max_batch == 1:
+                found[unit] = pace_of(curve.at(1), fmean(seen_s), self._scaling.config.planner.overhead_s)
+        return found
 
     def _alive(self, now: float, application: str | None = None) -> list[str]:
         """The choosers that have told something of late, of one application or of all."""
@@ -199,6 +213,7 @@ class Autoscaler:
             controller.utilisation,
             controller.replans,
             self.complaint,
+            self._pace,
         )
         self._board.post(self._notice)
 

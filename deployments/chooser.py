@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,13 @@ class Chooser:
             answer = await self._handles[variant].remote(x)
     """
 
-    def __init__(self, application: str, default: str, board: Board | None = None) -> None:
+    def __init__(
+        self,
+        application: str,
+        default: str,
+        board: Board | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`default` is the deployment that requests go to while no plan is known, or none is made.
 
         Without `board`, it is that of the Serve application in whose replica this runs.
@@ -39,6 +45,7 @@ class Chooser:
         self._application, self._default = application, default
         self._board = KvBoard(serve.get_replica_context().app_name) if board is None else board
         self._splitter = Splitter()
+        self._clock, self._age_s = clock, 0.0
         self._guide: Guide | None = None
         self._notice: Notice | None = None
         self._arrived = self._late = 0
@@ -59,12 +66,12 @@ class Chooser:
 
         The request counts as arrived now, and as late if the block takes longer, unless it raises.
         """
-        began = time.monotonic()
+        began = self._clock()
         request, allowed_s = self._begin(within_s)
         took_s = None
         try:
             yield request.name
-            took_s = time.monotonic() - began
+            took_s = self._clock() - began
         finally:
             with self._lock:
                 self._late += took_s is not None and took_s > allowed_s
@@ -82,7 +89,9 @@ class Chooser:
     def exchange(self, name: str, age_s: float) -> None:
         """Tell the board what was counted, and read what it says; may wait for the head node."""
         with self._lock:
-            tally = Tally(self._application, self._arrived, self._late, age_s)
+            self._splitter.fade(age_s - self._age_s)
+            self._age_s = age_s
+            tally = Tally(self._application, self._arrived, self._late, age_s, self._splitter.seen_s)
         self._board.tell(name, tally)
         notice = self._board.notice()
         guide = None if notice is None else notice.guides.get(self._application)

@@ -11,7 +11,9 @@ from planner.elastic import RELEASE_S, Growth, elastic
 from planner.fairness import assign
 from planner.headroom import Headroom, load_of
 from planner.model import HOLD_PRICE
+from planner.pace import paced
 from planner.plans import Plan, Problem
+from planner.profiles import LatencyCurve
 from planner.program import evaluate, restrict
 from planner.standby import swollen, with_standby
 from planner.transition import Counts, counts, step
@@ -60,6 +62,7 @@ class Reported:
     violated: Mapping[str, int] = field(default_factory=dict)  # by application: late, or refused for time; {} unknown
     cells: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by application: arrivals [cell]
     in_cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by option: `accuracy` [cell]
+    pace: Mapping[str, float] = field(default_factory=dict)  # by unit: times as long as profiled; 1 where unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,7 @@ class Controller:
         self._accuracy = dict(catalogue.accuracy)
         self._in_cells = dict(catalogue.in_cells)
         self._cells = {name: Shares(profiled) for name, profiled in catalogue.cells.items()}
+        self._pace: Mapping[str, float] = {}
         self._growth = Growth(catalogue.pools, settings.release_s)
         self._grown: Ask | None = None  # the last
         self._looked = False  # whether it is known what is there
@@ -230,6 +234,7 @@ class Controller:
                     if name in self._demand:  # a router may not know yet that an application was removed
                         self._demand[name].told(count, interval_s)
                 self._believe(event)
+                self._pace = event.pace
                 if violated:
                     self._learn(sum(violated.values()), sum(arrived.values()), interval_s)
             case ClusterChanged(devices, loaded):
@@ -357,7 +362,7 @@ class Controller:
             options=tuple(option for them in options.values() for option in them),
             pools=tuple(present[name] for name in catalogue.pools if name in present),
             latency={
-                (unit, pool): curve
+                (unit, pool): self._paced(unit, curve)
                 for (unit, pool), curve in catalogue.latency.items()
                 if pool in present and (pool, unit) not in self.failed and unit not in self._retired
             },
@@ -373,6 +378,10 @@ class Controller:
             utilisation=self._headroom.utilisation,
         )
         return restrict(problem, self._policy)
+
+    def _paced(self, unit: str, curve: LatencyCurve) -> LatencyCurve:
+        slo_s = self._catalogue.applications[self._catalogue.units[unit].application].slo_s
+        return paced(curve, self._pace.get(unit, 1.0), slo_s - self._settings.overhead_s)
 
     def _planned(self, application: str) -> tuple[Option, ...]:
         """The options that plans may use."""

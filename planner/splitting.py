@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.offers import mean_accuracy, offers
+from planner.pace import Taken
 from planner.plans import Flow, Problem
 from planner.program import evaluate
 from planner.rules import Key
@@ -65,6 +66,7 @@ class Sent:
 
     name: str
     expected_s: float = 0.0  # 0 is unknown
+    alone: bool = False  # it should have found an idle replica
 
 
 class Splitter:
@@ -81,9 +83,15 @@ class Splitter:
         self._share: dict[str, float] = {}
         self._credit: dict[str, float] = {}
         self._slowness: dict[str, float] = {}  # measured by expected time
+        self._taken: dict[str, Taken] = {}
         self._flying: Counter[str] = Counter()
         self._others = 1
         self._overhead_s = 0.0
+
+    @property
+    def seen_s(self) -> dict[str, float]:
+        """Seconds of a request that finds a replica idle, a mean, by arm where enough were answered of late."""
+        return {name: seen_s for name, taken in self._taken.items() if (seen_s := taken.seen_s) is not None}
 
     def told(self, arms: Sequence[Arm], splitters: int = 1, overhead_s: float = 0.0) -> None:
         """Choose among these from now on; `splitters` share them, each with about as many requests in flight."""
@@ -92,6 +100,12 @@ class Splitter:
         self._others, self._overhead_s = max(1, splitters), overhead_s
         self._share = {arm.name: arm.share / total if total > 0 else 1.0 / len(arms) for arm in arms}
         self._credit = {name: self._credit.get(name, 0.0) for name in self._arms}
+        self._taken = {name: self._taken.get(name) or Taken() for name in self._arms}
+
+    def fade(self, passed_s: float) -> None:
+        """`passed_s` seconds have passed: what was seen before them says less."""
+        for taken in self._taken.values():
+            taken.fade(passed_s)
 
     def choose(self, within_s: float) -> Sent:
         """Sends one request that has `within_s` seconds to an arm; it is in flight until `done`.
@@ -108,9 +122,9 @@ class Splitter:
             soonest = min(self._arms.values(), key=self._finish_s)
             chosen = max(timely, key=lambda arm: (arm.accuracy, self._credit[arm.name]), default=soonest)
         self._credit[chosen.name] = max(-MEMORY, self._credit[chosen.name] - 1.0)
-        expected_s = self._expected_s(chosen)
+        request = Sent(chosen.name, self._expected_s(chosen), not self._waiting(chosen))
         self._flying[chosen.name] += 1
-        return Sent(chosen.name, expected_s)
+        return request
 
     def sent(self, name: str) -> Sent:
         """A request was sent to `name` without a choice."""
@@ -124,11 +138,16 @@ class Splitter:
             before = self._slowness.get(request.name, 1.0)
             now = min(MOST_SLOW, took_s / request.expected_s)
             self._slowness[request.name] = before + LEARNING * (now - before)
+            if request.alone and request.name in self._taken:
+                self._taken[request.name].add(took_s)
 
     def _finish_s(self, arm: Arm) -> float:
         return self._expected_s(arm) * max(1.0, self._slowness.get(arm.name, 1.0))
 
     def _expected_s(self, arm: Arm) -> float:
         """From now until a request sent to `arm` is answered: whole rounds of what is in flight, and its own time."""
-        waiting = self._flying[arm.name] * self._others // arm.replicas
-        return self._overhead_s + waiting * arm.device_s + arm.latency_s
+        return self._overhead_s + self._waiting(arm) * arm.device_s + arm.latency_s
+
+    def _waiting(self, arm: Arm) -> int:
+        """The whole rounds of requests before the next."""
+        return self._flying[arm.name] * self._others // arm.replicas

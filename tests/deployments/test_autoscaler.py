@@ -61,10 +61,12 @@ class Site:
     now: float = 100.0
     running: dict[str, int] = field(default_factory=lambda: {"small": 0, "large": 0})
     asked: Counter[str] = field(default_factory=Counter)
+    takes_s: dict[str, float] = field(default_factory=lambda: {"small": 0.005, "large": 0.1})
 
     def __post_init__(self) -> None:
         self.autoscaler = Autoscaler("site", self.scaling, self.board, self.now)
-        self.chooser = Chooser("digits", "large", self.board)
+        self.chooser = Chooser("digits", "large", self.board, clock=lambda: self.clock)
+        self.clock = 0.0  # of the chooser
         self.begun = self.now
 
     def turn(self, rate_rps: float, late: bool = False) -> None:
@@ -72,6 +74,7 @@ class Site:
         for _ in range(round(rate_rps * LOOK_S)):
             with self.chooser.choose(within_s=-1.0 if late else None) as variant:
                 self.asked[variant] += 1
+                self.clock += self.takes_s[variant]
         self.chooser.exchange("me", self.now - self.begun)
         self.autoscaler.see({name: replace(SEEN, running=n) for name, n in self.running.items()})
         self.autoscaler.turn(self.now, devices_of(self.scaling, None))
@@ -139,6 +142,43 @@ def test_violations_make_plans_leave_more_room() -> None:
     assert before is not None
     assert after is not None
     assert after < before
+
+
+def test_a_variant_that_is_faster_than_told_gets_more_of_the_requests() -> None:
+    site = Site()
+    site.run(20, 60)
+    assert site.run(10, 60)["small"] > 0
+    site.takes_s["large"] = 0.02
+    site.run(40, 60)
+    assert site.board.said is not None
+    assert site.board.said.pace == {"large": pytest.approx(0.2, rel=0.1)}
+    assert site.run(10, 60).keys() == {"large"}
+
+
+def test_a_variant_that_is_slower_than_told_gets_fewer() -> None:
+    site = Site()
+    site.run(20, 20)
+    before = site.run(10, 20)["large"]
+    site.takes_s["large"] = 0.3
+    site.run(30, 20)
+    assert site.board.said is not None
+    assert site.board.said.pace["large"] == pytest.approx((0.3 - 0.03) / 0.1, rel=0.1)
+    assert site.run(10, 20)["large"] < 0.5 * before
+    site.takes_s["large"] = 0.1
+    site.run(200, 20)
+    assert site.run(10, 20)["large"] == pytest.approx(before, rel=0.2)
+
+
+def test_batches_are_believed_as_told() -> None:
+    batches = {
+        "small": {"accuracy": 0.8, "seconds": 0.005},
+        "large": {"accuracy": 0.95, "batches": {"1": 0.1, "4": 0.2}},
+    }
+    site = Site(scaling=scaling(applications={"digits": {"slo_s": 1.0, "variants": batches}}))
+    site.takes_s["large"] = 0.02
+    site.run(40, 20)
+    assert site.board.said is not None
+    assert "large" not in site.board.said.pace
 
 
 def test_a_new_autoscaler_begins_with_the_demand_that_the_last_one_knew() -> None:
