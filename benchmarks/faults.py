@@ -32,6 +32,7 @@ import yaml
 from rich.console import Console
 
 from benchmarks.costs import Cost, cost
+from benchmarks.mischief import Mischief, mischief
 from benchmarks.sections import table
 from benchmarks.serving_report import machine
 from cluster import launcher
@@ -60,6 +61,7 @@ SLOW = replace(POOL, emulated=Emulation(slowdown=50, overhead_s=0.05))  # full a
 FLOATS = ("linear", "mlp", "cnn-s", "cnn-l")  # variants whose weights can be NaN
 SMALL = (1, 2)  # with batches no larger than this
 STALL_S = 2.0
+HOUR_S = 3600.0
 WEIGHTS = "weights.bin"  # of each model here, beside it
 ENDLESS_RPS = 1e4  # more than the cluster carries
 PORT = 8161
@@ -71,6 +73,7 @@ class Scene:
 
     config: ClusterConfig
     edges: EdgeCluster
+    mischief: Mischief
 
     def kill_actors(self, part: str, most: int = 1) -> None:
         """Kill Serve actors whose names have this part, at once."""
@@ -81,10 +84,11 @@ class Scene:
             ray.kill(ray.get_actor(name, namespace="serve"), no_restart=False)
 
     def busiest(self) -> str:
-        """The device of the larger pool that has worked the most."""
+        """The device of the larger pool that has worked the most, of those that hold anything now."""
         overview = httpx.get(f"{launcher.base_url(self.config)}/pliant/overview", timeout=5.0).json()
         busy_s = overview["device_busy_s"]
-        return max((d for d in overview["loaded"] if d.startswith("edge")), key=lambda d: busy_s.get(d, 0.0))
+        holding = [device for device, units in overview["loaded"].items() if device.startswith("edge") and units]
+        return max(holding, key=lambda device: busy_s.get(device, 0.0))
 
     def variants(self) -> list[str]:
         """Those of the larger pool that have answered, the one that has answered the most first."""
@@ -118,6 +122,12 @@ class Scene:
                     if "ServeReplica:pliant:router" in " ".join(process.cmdline()):
                         process.send_signal(number)
             time.sleep(seconds)
+
+    def jump(self) -> None:
+        """Set the clock an hour forward and, five seconds later, an hour behind the true time."""
+        self.mischief.clock(HOUR_S)
+        time.sleep(5.0)
+        self.mischief.clock(-HOUR_S)
 
     def processes(self, device: str) -> list[psutil.Process]:
         """All processes of a device's node."""
@@ -154,6 +164,7 @@ class Fault:
     promise: str
     act: Callable[[Scene, float], None]  # with the instant at which the load ends
     routers: int = 1
+    ingress: str = "auto"
     takes: float = 0.0  # devices
     variants: tuple[str, ...] | None = None  # that are served; default: all
 
@@ -177,9 +188,17 @@ FAULTS: Mapping[str, Fault] = {
         "no request lost for a minute",
         lambda s, _: s.edges._cluster.head_node.kill_gcs_server(),
     ),
+    "clock": Fault("the clock jumps, an hour on, then two back", "no request lost", lambda s, _: s.jump()),
+    "solver": Fault("the solver hangs", "no request lost", lambda s, _: s.mischief.solver(True)),
     "planner": Fault("the planner killed", "no request lost or refused", lambda s, _: s.kill_actors("#planner#")),
     "controller": Fault(
         "Serve's controller killed", "no request lost or refused", lambda s, _: s.kill_actors("SERVE_CONTROLLER")
+    ),
+    "proxy": Fault(
+        "Serve's proxy killed, which brings requests to the router (`http.ingress: proxy`)",
+        "requests in it are lost",
+        lambda s, _: s.kill_actors("SERVE_PROXY"),
+        ingress="proxy",
     ),
     "router": Fault("the only router killed", "requests in it are lost", lambda s, _: s.kill_actors("#router#")),
     "one of two routers": Fault(
@@ -216,15 +235,20 @@ def remaining_rps(config: ClusterConfig, takes: float) -> float:
 def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -> Cost:
     """One fault on a fresh cluster under load."""
     served = ApplicationConfig(slo_s=1.0, variants=fault.variants)
-    config = replace(base, router=RouterConfig(replicas=fault.routers), applications={"tiny": served})
+    config = replace(
+        base,
+        router=RouterConfig(replicas=fault.routers),
+        applications={"tiny": served},
+        http=replace(base.http, ingress=fault.ingress),
+    )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "cluster.yaml"
         path.write_text(yaml.safe_dump(asdict(config)))
-        with EdgeCluster(config) as edges:
+        with mischief(Path(directory)) as told, EdgeCluster(config) as edges:
             launcher.deploy(path, config, edges.address)
             launcher.wait_settled(config, "pliant")
             targets = targets_of(config)
-            scene, at = Scene(config, edges), seconds / 3
+            scene, at = Scene(config, edges, told), seconds / 3
             workload = draw({"tiny": constant(rate_rps, seconds)}, samples_of(targets), seed=1)
             end = time.monotonic() + seconds
             timer = threading.Timer(at, fault.act, (scene, end))

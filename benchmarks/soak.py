@@ -36,6 +36,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.faults import POOL, Scene
+from benchmarks.mischief import mischief
 from benchmarks.sections import table
 from benchmarks.serving_report import machine
 from benchmarks.slopes import Series, slope
@@ -113,14 +114,14 @@ def soak(
     """The processes over time, and what became of requests: (kind, outcome, count)."""
     heldout = next(Path(config.models).glob("tiny/heldout.npz"), None) or Path(config.models) / "tiny/validation.npz"
     counted, rng = path.with_name("counted.json"), random.Random(1)
-    with EdgeCluster(config) as edges:
+    with mischief(path.parent) as within, EdgeCluster(config) as edges:
         launcher.deploy(path, config, edges.address)
         launcher.wait_settled(config, "pliant")
         command = [sys.executable, str(Path(__file__).with_name("soak_client.py")), "--application", "tiny"]
         command += ["--http", launcher.base_url(config), "--grpc", f"grpc://127.0.0.1:{config.grpc.port}"]
         command += ["--samples", str(heldout), "--output", str(counted), "--rate", str(rate_rps)]
         client = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        watch, scene = Watch(client.pid), Scene(config, edges)
+        watch, scene = Watch(client.pid), Scene(config, edges, within)
         try:
             _live(watch, scene, config, 60 * minutes, rng, console)
         finally:
@@ -146,7 +147,7 @@ def _live(
             try:
                 scene.signal_busiest(signal.SIGKILL)
                 watch.killed += 1
-            except (RuntimeError, httpx.HTTPError) as error:
+            except (RuntimeError, ValueError, httpx.HTTPError) as error:
                 console.print(f"no replica killed: {error}")
         time.sleep(max(0.0, now + SAMPLE_S - time.monotonic()))
 

@@ -81,6 +81,8 @@ class Conditions:
     announced: bool = True
     grace_s: float = 10.0  # after the last deadline, until what is still unanswered counts as lost
     loading: float = 1.0  # factor on the units' load times
+    boot_s: float = 60.0  # until a device that an autoscaler was asked for is there
+    idle_s: float = 300.0  # after which it takes an empty one back: Ray's `idle_timeout_minutes`
 
 
 def drawer(rng: np.random.Generator) -> Callable[[float, float], float]:

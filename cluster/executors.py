@@ -63,9 +63,11 @@ class Executors:
         self._catalogue = catalogue
         self._size = {name: unit.memory_bytes for name, unit in catalogue.units.items()}
         self.nodes = {
-            f"{pool.name}-{i}": Node(Device(f"{pool.name}-{i}", pool.name), pool.memory_bytes)
+            f"{pool.name}-{i}": Node(
+                Device(f"{pool.name}-{i}", pool.name), pool.memory_bytes, alive=i < pool.devices, known=i < pool.devices
+            )
             for pool in catalogue.pools.values()
-            for i in range(pool.devices)
+            for i in range(max(pool.devices, pool.max_devices))
         }
         self._targets: Counts | None = None
         self._starts = 0

@@ -42,6 +42,16 @@ if TYPE_CHECKING:  # the command starts without them
     help="share of one class among the last requests: a label shift",
 )
 @click.option("--down", multiple=True, metavar="DEVICE@S[-S]", help="a device that is gone from a second to another")
+@click.option(
+    "--boot",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="seconds until a device of a pool with max_devices is there, once asked for",
+)
+@click.option(
+    "--idle", type=click.FloatRange(0), default=300.0, show_default=True, help="seconds until it is taken back, empty"
+)
 @click.option("--policy", default="pliant", show_default=True, help="who plans and routes; see --compare")
 @click.option("--compare", default="", metavar="A,B", help="other policies under the same load; `all` for every one")
 @click.option(
@@ -61,6 +71,8 @@ def simulate(
     scale: float,
     drift: float,
     down: tuple[str, ...],
+    boot: float,
+    idle: float,
     policy: str,
     compare: str,
     seeds: int,
@@ -83,9 +95,10 @@ def simulate(
     (docs/simulation.md). Applications that a trace does not name share its requests.
     """
     from cluster import simulating
-    from cluster.report import comparison, difference_table
+    from cluster.report import comparison, devices_table, difference_table
     from deployments.catalogue import load_house
     from deployments.config import load_config
+    from planner.elastic import elastic
 
     loaded = load_config(config)
     chosen = simulating.choose(policy, compare)
@@ -95,13 +108,16 @@ def simulate(
     with console.status("recording what the models answer on held-out samples, or finding it cached"):
         scene = simulating.scene_of(house)
     faults = replace(scene.conditions.faults, outages=tuple(map(_outage, down)))
-    scene = replace(scene, conditions=replace(scene.conditions, faults=faults))
+    scene = replace(scene, conditions=replace(scene.conditions, faults=faults, boot_s=boot, idle_s=idle))
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     numbers = range(seed, seed + seeds)
     with _bars(list(chosen), {number: len(play(number)) for number in numbers}) as tell:
         compared = simulating.compare(scene, play, chosen, numbers, output, tell)
     console.print(comparison(compared.pooled()))
+    growing = elastic(house.catalogue.pools)
+    if growing:
+        console.print(devices_table(compared.devices, growing))
     if len(chosen) > 1 and seeds > 1:
         console.print(difference_table(compared.differences(), seeds))
     if output is not None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from cluster.metrics import LADDER, Interval, Summary, keeps_slo, ladders, summarise
 from cluster.outcomes import Outcome, Outcomes
+from planner.variants import Pool
 
 REFRESH_S = 0.5  # a frame costs about 5 ms of the core that also sends the load
 RECENT = 500  # latencies that the live 95th percentile looks back on
@@ -44,6 +45,17 @@ def comparison(summaries: Mapping[str, Summary], title: str = "Policies compared
     _add_rows(table, "all", summaries)
     for name in applications if len(applications) > 1 else ():
         _add_rows(table, name, {run: s.applications[name] for run, s in summaries.items() if name in s.applications})
+    return table
+
+
+def devices_table(devices: Mapping[str, Sequence[Mapping[str, float]]], pools: Mapping[str, Pool]) -> Table:
+    """How many devices of pools that can grow were there, the mean over the load; `devices` by policy: [seed]."""
+    table = Table(title="Devices of pools that grow, on average", box=box.SIMPLE_HEAD)
+    table.add_column("policy")
+    for name, pool in pools.items():
+        table.add_column(f"{name}\n{pool.devices} to {pool.max_devices}", justify="right")
+    for policy, runs in devices.items():
+        table.add_row(policy, *(f"{np.mean([run[name] for run in runs]):.1f}" for name in pools))
     return table
 
 

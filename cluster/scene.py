@@ -61,6 +61,7 @@ class Simulated:
     tally: Tally  # over time: `tally.series()`, `tally.series(application)`
     batches: int
     busy: Mapping[str, float]  # by pool: fraction of all its devices' time, over the load
+    devices: Mapping[str, float]  # by pool: that were there, the mean over the load
     plans: int  # published
     starts: int  # copies that began to load
     solver_errors: tuple[str, ...]

@@ -154,6 +154,7 @@ class Compared:
 
     summaries: dict[str, list[Summary]] = field(default_factory=dict)  # by policy: [seed]
     tallies: dict[str, Tally] = field(default_factory=dict)  # by policy, over all seeds
+    devices: dict[str, list[Mapping[str, float]]] = field(default_factory=dict)  # by policy: [seed], by pool, a mean
     first: dict[str, Outcomes] = field(default_factory=dict)  # by policy: the outcomes of the first seed
 
     def pooled(self) -> dict[str, Summary]:
@@ -206,6 +207,7 @@ def compare(
                 told = None if progress is None else _telling(progress, name, seed)
                 run = simulate(scene, played, policy, seed, _all(sinks), told)
             compared.summaries.setdefault(name, []).append(run.summary)
+            compared.devices.setdefault(name, []).append(run.devices)
             if seed == seeds[0]:
                 compared.first[name] = Outcomes.joined(kept)
     return compared

@@ -18,16 +18,20 @@ from cluster.executors import Executors, Node, PolicyError, Start, timings
 from cluster.ledger import Frame, Ledger, Sink
 from cluster.metrics import Tally
 from cluster.observer import Observer
+from cluster.provider import Provider
 from cluster.scene import Scene, Simulated
 from cluster.workload import Workload
 from planner.controller import (
+    Ask,
     Clock,
     ClusterChanged,
     ControllerEvent,
+    Needed,
     Publish,
     Scale,
     Solve,
 )
+from planner.elastic import needed
 from planner.events import (
     Answer,
     Arrived,
@@ -107,6 +111,7 @@ class Simulator:
         self._swaps = bool(getattr(self.router, "swaps", False))
         self._executors = Executors(catalogue)
         self.nodes = self._executors.nodes
+        self._provider = Provider(catalogue, self.nodes, conditions.idle_s)
         medians = scene.medians if conditions.service == "measured" else None
         self._timings = scene.timings or timings(catalogue.latency, medians)
         self._call = conditions.call.median_s, conditions.call.sigma
@@ -366,6 +371,10 @@ class Simulator:
                 case Publish(plan):
                     self._bulletin = plan
                     self._plans += 1
+                case Ask():
+                    there_at = self.now + self._conditions.boot_s
+                    for node in self._provider.ask(action, there_at):
+                        self._at(there_at, BEFORE, self._return, node)
 
     def _solve(self, task: Solve) -> None:
         try:
@@ -374,8 +383,14 @@ class Simulator:
             self._solver_errors.append(f"{self.now - self._conditions.lead_s:.1f} s: {error}")
             return
         self._at(self.now + self._conditions.solve_s, BEFORE, self._control, solved)
+        if task.elastic is not None:
+            wanted = Needed(needed(task.elastic))
+            self._at(self.now + self._conditions.solve_s, BEFORE, self._control, wanted)
 
     def _look(self, _: None) -> None:
+        for node in self._provider.leaving(self.now):
+            self._lose(node)
+            self._notice(node)
         nodes = self._executors.known()
         loaded = {node.device.name: node.units for node in nodes if node.units}
         self._control(ClusterChanged(tuple(node.device for node in nodes), loaded))
@@ -401,13 +416,15 @@ class Simulator:
         return {name: int(rate * self.now) - int(rate * self._told_at) for name, rate in rates.items()}
 
     def _result(self) -> Simulated:
-        length_s = max(self.now - self._conditions.lead_s, 1e-9)
-        pools = self._scene.catalogue.pools
+        lead_s, pools = self._conditions.lead_s, self._scene.catalogue.pools
+        length_s = max(self.now - lead_s, 1e-9)
+        devices = {name: self._provider.devices(name, lead_s, self.now) for name in pools}
         return Simulated(
             summary=self._tally.summary(),
             tally=self._tally,
             batches=self._batches,
-            busy={name: busy_s / (length_s * pools[name].devices) for name, busy_s in self._busy.items()},
+            busy={name: busy_s / max(length_s * devices[name], 1e-9) for name, busy_s in self._busy.items()},
+            devices=devices,
             plans=self._plans,
             starts=self._starts,
             solver_errors=tuple(self._solver_errors),

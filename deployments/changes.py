@@ -110,7 +110,8 @@ def _settings(before: ClusterConfig, after: ClusterConfig) -> Iterator[Change]:
 def _measured(before: Standing, after: Standing) -> Iterator[Change]:
     """What the directories of models and profiles say of applications that stay."""
     for name in sorted(before.tensors.keys() & after.tensors.keys()):
-        if before.slo_s[name] != after.slo_s[name]:
+        told = before.config.applications[name].slo_s, after.config.applications[name].slo_s
+        if before.slo_s[name] != after.slo_s[name] and told[0] == told[1]:  # else it is among the settings
             yield Change("setting", f"{name}: slo_s", "changed", _text(before.slo_s[name]), _text(after.slo_s[name]))
         if before.profiles[name] != after.profiles[name]:
             was, will_be = before.profiles[name][:DIGITS], after.profiles[name][:DIGITS]

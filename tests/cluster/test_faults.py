@@ -21,6 +21,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from benchmarks.mischief import mischief
 from cluster import launcher, supervisor
 from cluster.edges import EdgeCluster
 from deployments.config import (
@@ -66,7 +67,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     profile(config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4), budget_s=0.05, min_runs=3))
     path = directory / "cluster.yaml"
     path.write_text(yaml.safe_dump(asdict(config)))
-    with EdgeCluster(config) as edges:
+    with mischief(directory) as within, EdgeCluster(config) as edges:
         launcher.deploy(path, config, edges.address)
         launcher.wait_settled(config, "pliant", PATIENCE_S)
         yield SimpleNamespace(
@@ -77,6 +78,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
             models=models,
             x=x,
             directory=directory,
+            mischief=within,
         )
 
 
@@ -241,6 +243,36 @@ def test_a_router_that_stood_still_answers_all_that_waited(live: SimpleNamespace
         wait_until(lambda: sum(asked.said.values()) > before + 50, PATIENCE_S)
     assert set(asked.said) <= {"first", "second", "504"}, asked.said
     assert asked.said["504"] <= 2, "one waited, and perhaps one more"
+
+
+def test_a_clock_that_jumps_is_not_noticed(live: SimpleNamespace) -> None:
+    launcher.wait_settled(live.config, "pliant", PATIENCE_S)
+    plans = launcher.status(live.config)["replans"]
+    with asking(live) as asked:
+        for wrong_s in (0.0, 3600.0, -3600.0, 0.0):
+            live.mischief.clock(wrong_s)
+            before = sum(asked.said.values())
+            wait_until(lambda before=before: sum(asked.said.values()) > before + 100, PATIENCE_S)
+            wait_until(lambda plans=plans: launcher.status(live.config)["replans"] > plans, PATIENCE_S)
+            plans = launcher.status(live.config)["replans"]
+    assert set(asked.said) <= {"first", "second"}, asked.said
+    assert asked.wrong == 0
+
+
+def test_a_solver_that_hangs_leaves_the_plan_in_force(live: SimpleNamespace) -> None:
+    launcher.wait_settled(live.config, "pliant", PATIENCE_S)
+    live.mischief.solver(stuck=True)
+    try:
+        with asking(live) as asked:
+            launcher.set_policy(live.config, "cheapest")
+            wait_until(lambda: sum(asked.said.values()) > 150, PATIENCE_S)
+            assert not launcher.status(live.config)["settled"]
+        assert set(asked.said) <= {"first", "second"}, asked.said
+    finally:
+        live.mischief.solver(stuck=False)
+    launcher.wait_settled(live.config, "cheapest", PATIENCE_S)
+    launcher.set_policy(live.config, "pliant")
+    launcher.wait_settled(live.config, "pliant", PATIENCE_S)
 
 
 def test_the_only_router_is_started_anew(live: SimpleNamespace) -> None:

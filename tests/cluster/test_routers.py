@@ -1,5 +1,8 @@
 """Several routers on one address: each with devices of its own, and what happens when one of them dies."""
 
+import os
+import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -9,11 +12,13 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
-from cluster import launcher
+from cluster import applying, launcher
 from cluster.edges import EdgeCluster
 from cluster.loadgen import send_load
 from cluster.loading import samples_of, targets_of
+from cluster.outcomes import Outcomes
 from cluster.workload import constant, draw
 from deployments.config import (
     ApplicationConfig,
@@ -33,6 +38,7 @@ from tests.ports import free_port
 pytestmark = pytest.mark.ray
 
 POOL = PoolConfig(devices=4, memory_mb=600, emulated=Emulation(slowdown=50, overhead_s=0.01))
+EFFORT = Effort(batches=(1, 4, 8), budget_s=0.05, min_runs=3)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +54,15 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         router=RouterConfig(replicas=2),
         http=HttpConfig(port=free_port()),
     )
-    profile(config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4, 8), budget_s=0.05, min_runs=3))
+    profile(config.models, config.profiles, config.pools, effort=EFFORT)
     path = directory / "cluster.yaml"
     path.write_text(yaml.safe_dump(asdict(config)))
     with EdgeCluster(config) as edges:
         launcher.deploy(path, config, edges.address)
         launcher.wait_settled(config, "pliant")
-        yield SimpleNamespace(config=config, url=launcher.base_url(config), targets=targets_of(config))
+        yield SimpleNamespace(
+            config=config, directory=directory, edges=edges, url=launcher.base_url(config), targets=targets_of(config)
+        )
 
 
 def owners(live: SimpleNamespace) -> dict[str, str]:
@@ -89,3 +97,45 @@ def test_when_a_router_dies_the_other_takes_its_devices_over(live: SimpleNamespa
     assert set(outcomes.http_status) == {200}, [error for error in outcomes.error if error]
     assert np.isfinite(outcomes.finished).all()
     wait_until(lambda: both_serve(live))  # Ray Serve has started another
+
+
+def applied(live: SimpleNamespace, config: ClusterConfig) -> str:
+    path = live.directory / "next.yaml"
+    path.write_text(yaml.safe_dump(asdict(config)))
+    with open(os.devnull, "w") as nobody:
+        return applying.apply(path, applying.Order(watch_s=3.0), Console(file=nobody))
+
+
+def generations(live: SimpleNamespace) -> dict[str, int]:
+    """By router, as far as they are heard of: the kernel deals connections out."""
+    found = {}
+    for _ in range(40):
+        seen = httpx.get(f"{live.url}/pliant/status", timeout=5.0).json()
+        found[seen["router"]] = seen["generation"]
+    return found
+
+
+def test_a_pool_is_added_and_removed_and_both_routers_follow(live: SimpleNamespace) -> None:
+    wait_until(lambda: both_serve(live))
+    rack = replace(POOL, devices=1)
+    profiles = live.directory / "profiles-rack"
+    shutil.copytree(live.config.profiles, profiles)
+    larger = replace(live.config, pools={**live.config.pools, "rack": rack}, profiles=str(profiles))
+    profile(larger.models, larger.profiles, larger.pools, effort=EFFORT)
+    found: list[Outcomes] = []
+    workload = draw({"tiny": constant(20.0, 45.0)}, samples_of(live.targets), seed=5)
+    thread = threading.Thread(target=lambda: found.append(send_load(live.url, workload, live.targets)))
+    thread.start()
+    try:
+        live.edges.add("rack", "rack-0", rack)
+        assert applied(live, larger) == "done"
+        wait_until(lambda: bool(launcher.status(live.config)["loaded"].get("rack-0")))
+        assert set(generations(live).values()) == {2}
+        assert len(generations(live)) == 2
+        assert applied(live, live.config) == "done"
+        wait_until(lambda: not launcher.status(live.config)["loaded"].get("rack-0"))
+        assert set(generations(live).values()) == {3}
+    finally:
+        thread.join()
+    (outcomes,) = found
+    assert set(outcomes.http_status) == {200}, [error for error in outcomes.error if error]

@@ -20,7 +20,7 @@ from cluster.recordings import Recorded, Recording, RecordingError, comonotone
 from cluster.scene import Scene, Simulated
 from cluster.simulating import machine_settings, pliant
 from cluster.simulator import Simulator, simulate
-from cluster.workload import Workload, constant, draw
+from cluster.workload import Workload, burst, constant, draw
 from deployments.config import PlannerConfig
 from planner.catalogue import Catalogue
 from planner.controller import Controller, ControllerAction, ControllerEvent, Reported, Scale
@@ -240,6 +240,35 @@ def test_a_lost_device_answers_nothing_until_it_is_back_and_its_requests_go_else
     assert not [at for at in ended if 5.0 < at < 12.0]
     assert [at for at in ended if at > 12.0], "it serves again"
     assert run.summary.attainment.value > 0.97
+
+
+def test_devices_of_a_pool_that_grows_come_when_they_are_needed_and_go_again() -> None:
+    table = catalogue()
+    small = replace(table, pools={"e": replace(table.pools["e"], devices=1)})
+    grows = replace(table, pools={"e": replace(table.pools["e"], devices=1, max_devices=3)})
+    conditions = Conditions(lead_s=10.0, boot_s=5.0, idle_s=10.0)
+    workload = draw({"k": burst(40.0, 400.0, 100.0)}, {"k": 1000}, 1)  # one device answers 250/s
+    there: list[tuple[float, int]] = []
+    up: set[str] = set()
+
+    def look(event: Event, now: float) -> None:
+        if isinstance(event, DeviceUp):
+            up.add(event.device.name)
+        elif isinstance(event, DeviceDown):
+            up.discard(event.device)
+        there.append((now - 10.0, len(up)))
+
+    fixed, _ = played(scene(small, conditions), workload)
+    made = scene(grows, conditions)
+    run, _ = played(replace(made, settings=replace(made.settings, release_s=10.0)), workload, watched(look))
+    begins, ends = 40.0, 60.0  # the burst
+    assert max(n for at, n in there if at < begins) == 1
+    assert all(n == 1 for at, n in there if begins < at < begins + 5), "it takes a while to come"
+    assert 2 <= max(n for at, n in there if begins < at < ends + 5) <= 3
+    assert there[-1][1] == 1
+    assert 1.2 < run.devices["e"] < 2.5
+    assert fixed.devices == {"e": pytest.approx(1.0)}
+    assert run.summary.attainment.value > fixed.summary.attainment.value + 0.05
 
 
 def test_a_copy_that_never_starts_is_given_up_and_another_unit_serves() -> None:

@@ -92,6 +92,11 @@ def test_what_the_directories_say_counts_too() -> None:
     assert [change.name for change in changes(BEFORE, after)] == ["toy: slo_s", "toy: profile"]
 
 
+def test_a_deadline_that_both_change_is_shown_once() -> None:
+    after = with_config(replace(CONFIG, applications={"toy": ApplicationConfig(slo_s=0.2)}))
+    assert [change.name for change in changes(BEFORE, replace(after, slo_s={"toy": 0.2}))] == ["applications.toy.slo_s"]
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
