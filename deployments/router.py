@@ -192,12 +192,22 @@ class RouterDriver:
             )
             for row, peek in zip(seen.accuracy.tolist(), self._sure(seen), strict=True)
         ]
+        if len(requests) > 1 and (vain := self._in_vain(application, requests)):
+            self._counted.request(application, "deadline")
+            self.counters.applications[application].failed(0.0)
+            done(DeadlineUnmet(f"application '{application}': {vain}"))
+            return Ticket(application, asked, seen, (), done, failed=True)
         ticket = Ticket(application, asked, seen, requests, done, self._reign.generation.house_edition)
         for index, request in enumerate(requests):
             self._waiting[request.id] = ticket, index
         for request in requests:
             self._handle(Arrived(request))
         return ticket
+
+    def _in_vain(self, application: str, requests: Sequence[Request]) -> str:
+        """Why the samples of one request could never all be answered in time; "" where they could."""
+        units = sum([request.peek is None or request.peek < request.min_accuracy for request in requests])
+        return self._machine.too_many(application, units, requests[0].deadline - requests[0].arrived)
 
     def shed(self, application: str, samples: int, time_s: float) -> bool:
         """Whether a request with so much time is refused like the last was, before anything is spent on it.

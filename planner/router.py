@@ -38,6 +38,9 @@ from planner.variants import Device
 PEEK = "peek"  # the option of a short circuit, in counts and outcomes
 HOPE = 0.25  # of its time, by which a request may seem to end too late and yet wait: estimates err, others give up
 SHORT = 0.0  # of its time, that it must seem to have left where refusals have lasted as long: a long queue only delays
+SURELY = (
+    1.25  # times as many samples as profiles say must be in one request for it to be in vain: they are of slow days
+)
 PAUSE = 10.0  # times its time, that may pass between two refusals of a series
 LIKE = 0.9  # of the time that a refused request had: one with so much is refused like it
 TAKE_OVER = 8  # waiting heads that an idle device considers taking over
@@ -145,6 +148,20 @@ class Router:
         """
         like = self._shedding.get(application)
         return like is not None and LIKE * (like.deadline - like.arrived) <= time_s <= like.deadline - like.arrived
+
+    def too_many(self, application: str, samples: int, time_s: float) -> str:
+        """Why so many samples of one request could not be answered in so much time even if nothing else were; or "".
+
+        Such a request is never told: it is no demand, and no queue that it would have to wait for.
+        """
+        most_rps = self._routes.most_rps(application)
+        if samples <= SURELY * most_rps * time_s or not most_rps:
+            return ""
+        least_ms, given_ms = 1e3 * samples / most_rps, 1e3 * time_s
+        return (
+            f"its {samples} samples take about {least_ms:.3g} ms on all devices that can answer them, and there are "
+            f"{given_ms:.3g} ms: send fewer at a time, or allow more time"
+        )
 
     def count_on(self, before: "Router") -> None:
         """Take over the counts of another machine that nobody has taken; what waits there is told and counted anew."""

@@ -33,6 +33,7 @@ class Routes:
         self._new: list[list[Route]] = []  # by application, of which prices have not been told yet
         self._on: dict[tuple[int, str], list[Route]] = {}
         self._answers: dict[frozenset[str], frozenset[str]] = {}
+        self._most_rps: dict[str, float] = {}
         self._slo_s = {o.name: catalogue.applications[k].slo_s for k, mine in catalogue.options.items() for o in mine}
 
     def of(self, application: str) -> Sequence[Route]:
@@ -52,6 +53,18 @@ class Routes:
         name = request.application
         free = request.min_accuracy <= 0.0
         return expiry(request, self._shortest_s[name] if free else shortest_s(request, self._of[name]))
+
+    def most_rps(self, application: str) -> float:
+        """Requests/s that all devices together could answer, each in its fastest batches, with nothing else to do."""
+        if application not in self._most_rps:
+            by_twins: dict[int, float] = {}
+            for route in self._of[application]:
+                rate_rps = max(size / seconds for size, seconds in enumerate(route.table) if seconds > 0)
+                for twins in route.twins:
+                    rates_rps = by_twins.get(id(twins), 0.0), rate_rps * twins.load.devices
+                    by_twins[id(twins)] = max(rates_rps)
+            self._most_rps[application] = sum(by_twins.values())
+        return self._most_rps[application]
 
     def answers(self, units: frozenset[str]) -> frozenset[str]:
         """The applications that a device with these units can answer."""
@@ -102,6 +115,7 @@ class Routes:
                 gone += self._found(place)
                 place.altered = False
         self._on.clear()
+        self._most_rps.clear()
         for application, options in self._catalogue.options.items():
             keys = [(pool, option.name) for option in options for pool in self._in]
             self._of[application] = [self._known[key] for key in keys if key in self._known]

@@ -219,6 +219,18 @@ def test_an_input_that_no_model_can_take_costs_its_client_an_error_and_no_replic
     assert before <= {process.pid for process in processes("toy--")}
 
 
+def test_samples_that_could_never_be_in_time_together_are_told_so(live: SimpleNamespace) -> None:
+    launcher.wait_settled(live.config, "pliant", PATIENCE_S)
+    many = body(live.x[:48])
+    many["parameters"] = {"deadline_ms": 20}
+    answer = httpx.post(f"{live.url}/v2/models/toy/infer", json=many, timeout=30.0)
+    assert answer.status_code == 504
+    assert "its 48 samples take about" in answer.json()["error"]
+    assert "retry-after" not in answer.headers
+    many["parameters"] = {"deadline_ms": 5000}
+    assert httpx.post(f"{live.url}/v2/models/toy/infer", json=many, timeout=30.0).status_code == 200
+
+
 def test_a_replica_that_hangs_is_passed_by_and_replaced(live: SimpleNamespace) -> None:
     launcher.wait_settled(live.config, "pliant", PATIENCE_S)
     victim = processes("toy--")[0]

@@ -259,6 +259,21 @@ def test_what_is_far_too_late_is_refused_on_arrival_and_so_is_the_next_like_it()
     assert len(w.outcomes) == 400
 
 
+def test_more_samples_than_all_devices_could_answer_in_time_are_in_vain() -> None:
+    w = world()
+    assert w.router.too_many("k", 10_000, 0.2) == "", "no device is known yet"
+    w.up("d-0", "d-1")
+    w.play(until=1.0)
+    most = 2 * 8 / 0.024  # a second, in the fast unit's largest batches
+    assert w.router.too_many("k", int(most * 0.2), 0.2) == ""
+    vain = w.router.too_many("k", int(1.3 * most * 0.2), 0.2)
+    assert "send fewer at a time" in vain
+    assert "take about 260 ms on all devices" in vain
+    w.up("d-2", at=2.0)
+    w.play(until=3.0)
+    assert w.router.too_many("k", int(1.3 * most * 0.2), 0.2) == "", "another device has come"
+
+
 def test_where_a_device_is_idle_nobody_is_refused_on_arrival() -> None:
     w = world()
     w.took = lambda *_: 0.5  # far slower than its profile: all are late
