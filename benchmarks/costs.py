@@ -1,4 +1,8 @@
-"""What a fault came to: requests lost, refused or late, and how long until as many were in time as before."""
+"""What a fault came to: requests lost, refused or late, and how long until as many were in time as before.
+
+A request is *lost* that somebody took, and neither answered nor refused; one that nobody took, because nobody was
+there to connect to, was *kept out*.
+"""
 
 from dataclasses import dataclass
 from math import inf, nan
@@ -9,6 +13,7 @@ from cluster.outcomes import Outcomes
 
 WINDOW_S = 1.0
 BACK = 0.99  # of the attainment before
+NOBODY = "cannot connect"  # how the load generator's errors of such requests begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +21,8 @@ class Cost:
     """What a fault came to."""
 
     asked: int
-    lost: int  # neither an answer nor an explicit error
+    lost: int  # taken, and neither answered nor refused
+    kept_out: int  # not taken: nobody was there to connect to
     refused: int  # with an explicit error
     late: int
     before: float  # attainment
@@ -29,7 +35,8 @@ class Cost:
 def cost(outcomes: Outcomes, at: float, since: float = 0.0) -> Cost:
     """What the fault at `at` cost; attainment before it is taken from `since` on."""
     good, after = outcomes.status == "ok", outcomes.intended >= at
-    lost = outcomes.http_status == 0
+    unanswered = outcomes.http_status == 0
+    kept_out = unanswered & np.array([str(error).startswith(NOBODY) for error in outcomes.error], bool)
     before = float(good[~after & (outcomes.intended >= since)].mean())
     edges = np.arange(at, float(outcomes.intended.max()), WINDOW_S)
     windows = [(outcomes.intended >= edge) & (outcomes.intended < edge + WINDOW_S) for edge in edges]
@@ -38,8 +45,9 @@ def cost(outcomes: Outcomes, at: float, since: float = 0.0) -> Cost:
     back_s = 0.0 if not len(bad) else (inf if bad[-1] == len(attained) - 1 else WINDOW_S * float(bad[-1] + 1))
     return Cost(
         len(outcomes),
-        int((lost & after).sum()),
-        int((~lost & after & (outcomes.http_status != 200)).sum()),
+        int((unanswered & ~kept_out & after).sum()),
+        int((kept_out & after).sum()),
+        int((~unanswered & after & (outcomes.http_status != 200)).sum()),
         int(((outcomes.status == "late") & after).sum()),
         before,
         float(attained.min(initial=1.0)),

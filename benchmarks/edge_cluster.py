@@ -274,14 +274,16 @@ def write(found: Mapping[str, Sequence[Cost]], rate_rps: float) -> Iterator[str]
     yield (
         f"{machine()}. A head and three emulated devices in two pools, each a host of its own, {rate_rps:g} requests/s "
         f"from another, deadline {SLO_S:g} s; the fault comes after {AT:.0f} s, to the device that has worked most. "
-        "*Lost*: no answer and no explicit error. *Back*: seconds until attainment stays above 99 % of what it was, in "
-        "windows of one second. *Whole again*: seconds after the cable was mended until every device answered.\n"
+        "*Lost*: taken, and neither answered nor refused. *Kept out*: nobody to connect to. *Back*: seconds until "
+        "attainment stays above 99 % of what it was, in windows of one second. *Whole again*: seconds after the cable "
+        "was mended until every device answered.\n"
     )
-    head = ["fault", "lost", "refused", "late", "of", "attainment before", "worst second", "back after", "whole again"]
+    head = ["fault", "lost", "kept out", "refused", "late", "of"]
+    head += ["attainment before", "worst second", "back after", "whole again"]
     rows = [
         [
             FAULTS[name].title,
-            *(str(max(getattr(one, field) for one in costs)) for field in ("lost", "refused", "late")),
+            *(str(max(getattr(one, field) for one in costs)) for field in ("lost", "kept_out", "refused", "late")),
             str(costs[0].asked),
             f"{100 * min(one.before for one in costs):.1f} %",
             f"{100 * min(one.worst for one in costs):.0f} %",

@@ -3,7 +3,8 @@
     python benchmarks/faults.py [--only replica --only node] [--output faults.md]
 
 For each fault a fresh cluster of five emulated devices serves a small application under a constant open loop; after
-a third of the time the fault happens. A request is *lost* if it got no answer and no explicit error. Attainment
+a third of the time the fault happens. A request is *lost* if somebody took it and it got no answer and no explicit
+error; it was *kept out* where nobody was there to connect to. Attainment
 (answered in time, of all asked) is looked at in windows of one second; it is *back* when it stays above 99 % of what
 it was before. With `--load 0.6` devices are slower, and as much is asked as is 0.6 of what the plan says that those
 which the fault leaves could carry at any accuracy. Nothing else should run on the machine: on busy cores requests are
@@ -269,17 +270,17 @@ def write(found: Mapping[str, Sequence[Cost]], seconds: float, load: float | Non
     much = "far below what they can carry" if load is None else f"{load:g} of what the devices left can carry"
     yield (
         f"{machine()}. Five emulated devices in two pools, {much}, for {seconds:g} s, deadline 1 s; "
-        "the fault comes after a third. *Lost*: no answer and no explicit error. *Back*: seconds until attainment "
-        "stays above 99 % of what it was, in windows of one second.\n"
+        "the fault comes after a third. *Lost*: taken, and neither answered nor refused. *Kept out*: nobody to connect "
+        "to. *Back*: seconds until attainment stays above 99 % of what it was, in windows of one second.\n"
     )
-    head = ["fault", "promised", "requests/s", "lost", "refused", "late", "of"]
+    head = ["fault", "promised", "requests/s", "lost", "kept out", "refused", "late", "of"]
     head += ["attainment before", "worst second", "back after"]
     rows = [
         [
             FAULTS[name].title,
             FAULTS[name].promise,
             f"{costs[0].rate_rps:.0f}",
-            *(_span([getattr(one, field) for one in costs]) for field in ("lost", "refused", "late")),
+            *(_span([getattr(one, field) for one in costs]) for field in ("lost", "kept_out", "refused", "late")),
             str(costs[0].asked),
             f"{100 * min(one.before for one in costs):.1f} %",
             f"{100 * min(one.worst for one in costs):.0f} %",
