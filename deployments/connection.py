@@ -62,7 +62,6 @@ class Listening(Protocol):
 
     endpoints: Endpoints
     limits: RouterConfig
-    inference: Mapping[bytes, Manifest]
     connections: set["Connection"]
     draining: bool
 
@@ -70,6 +69,7 @@ class Listening(Protocol):
     def known(self, data: bytes) -> Message | None: ...
     def learn(self, data: bytes, head: Head) -> None: ...
     def arrived(self) -> float: ...
+    def inferred(self, message: Message) -> Manifest | None: ...
     def turns_away(self, message: Message) -> WireError | None: ...
     def sheds(self, message: Message) -> bool: ...
     def enter(self, connection: "Connection", message: Message) -> None: ...
@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
         """Answer a request of this client, now or later."""
         if self._closed or self._stream.is_closing():
             return
-        manifest = self._listener.inference.get(message.target) if message.method == "POST" else None
+        manifest = self._listener.inferred(message)
         if manifest is None:
             self._task = asyncio.get_running_loop().create_task(self._answer(message))
             return

@@ -104,7 +104,7 @@ class Listener:
 
     def turns_away(self, message: Message) -> WireError | None:
         """Why whoever asks for this inference may not, if so; other endpoints look for themselves."""
-        manifest = self.inference.get(message.target)
+        manifest = self.inferred(message)
         if manifest is None or not self.endpoints.access.guarded:
             return None
         try:
@@ -119,7 +119,7 @@ class Listener:
         Because one like it just was, or because the router itself is behind: then it is better to answer some in time
         than all too late. Only where its samples are bytes, which can be counted.
         """
-        manifest = self.inference.get(message.target)
+        manifest = self.inferred(message)
         length = message.headers.get(HEADER_LENGTH, "")
         if manifest is None or not length.isdecimal() or len(length) > 9 or "content-encoding" in message.headers:
             return False
@@ -130,6 +130,10 @@ class Listener:
             return True
         found = DEADLINE.search(message.body, 0, int(length))
         return driver.shed(name, samples, float(found[1]) / 1e3 if found else slo_s)
+
+    def inferred(self, message: Message) -> Manifest | None:
+        """Of the application that is to answer this; None where nothing is to be inferred."""
+        return self.inference.get(message.target) if message.method == "POST" else None
 
     def known(self, data: bytes) -> Message | None:
         """The request that `data` is, if it is whole and the very bytes of its head have been parsed before.

@@ -419,6 +419,18 @@ def test_only_those_with_a_token_are_answered_and_others_do_not_count(run: Run, 
     run(ask())
 
 
+def test_a_request_counts_once_for_its_token_whatever_its_method(run: Run, tmp_path: Path) -> None:
+    slow = {"name": "slow", "applications": ("animals",), "rate_rps": 0.001, "burst": 4.0}
+    token = f"Bearer {add_token(tmp_path / 'tokens.yaml', slow)}"
+
+    async def ask() -> None:
+        async with place(access=Access(str(tmp_path / "tokens.yaml"))) as here, here.http() as http:
+            said = [await http.get("/v2/models/animals/infer", headers={"authorization": token}) for _ in range(5)]
+            assert [answer.status_code for answer in said] == [405] * 4 + [429]
+
+    run(ask())
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
