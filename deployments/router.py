@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from deployments.generations import Generation
 from deployments.journal import Journalled, scene_key
 from deployments.metrics import Counted
 from deployments.planner import Bulletin
+from deployments.presence import Copy, Presence
 from deployments.protocol import (
     DeadlineUnmet,
     ImpossibleBound,
@@ -48,8 +49,6 @@ from planner.events import (
     Answer,
     Arrived,
     Cancelled,
-    DeviceDown,
-    DeviceUp,
     Ending,
     Event,
     Failed,
@@ -126,8 +125,7 @@ class RouterDriver:
         self._ids = itertools.count()
         self._waiting: dict[int, tuple[Ticket, int]] = {}  # by request, with the sample's index
         self._unheard: dict[str, int] = {}  # by application, samples shed that the machine has not heard of yet
-        self._replicas: dict[tuple[str, str], Replica] = {}
-        self._devices: dict[str, Device] = {}
+        self._presence = Presence(self.name)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._bulletin = Bulletin(0, None)
@@ -328,7 +326,7 @@ class RouterDriver:
 
     def _run(self, run: Run) -> None:
         """Send one batch to its replica."""
-        replica = self._replicas.get((run.device, run.unit))
+        replica = self._presence.replicas.get((run.device, run.unit))
         if replica is None:
             self._loop.call_soon(self._failed, run, ReplicaGone(f"'{run.unit}' has left device '{run.device}'"))
             return
@@ -342,7 +340,7 @@ class RouterDriver:
 
     def _again(self, flight: Flight, reason: str, lost: bool) -> bool:
         """Let the version in force answer a batch that a new version did not; False where it is not there."""
-        replica = self._replicas.get((flight.run.device, flight.run.unit))
+        replica = self._presence.replicas.get((flight.run.device, flight.run.unit))
         if replica is None or flight in self._orphans:
             return False
         self._send(flight.run, replica).amiss = reason, lost
@@ -407,7 +405,7 @@ class RouterDriver:
         if flight.trial and self._again(flight, f"a batch took more than {flight.expected_s:.3f} s", True):
             flight.given_up = True
             return
-        flight.doubts = {(device, unit) for device, unit in self._replicas if device == run.device}
+        flight.doubts = self._presence.beside(run.device)
         if not self._answerable(run.requests[0].application):
             flight.doubts = {(run.device, run.unit)}
             self._handle(Failed(run.device, run.batch, f"'{run.unit}' on '{run.device}' is overdue", True))
@@ -415,8 +413,7 @@ class RouterDriver:
 
     def _answerable(self, application: str) -> bool:
         """Whether anything that this router has could answer the application now, doubts aside."""
-        units = self.house.catalogue.units_of(application)
-        return any(here & units for device, here in self._loaded(self._doubted()).items() if device in self._devices)
+        return bool(self._presence.up(self._doubted()) & self.house.catalogue.units_of(application))
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 
@@ -427,41 +424,17 @@ class RouterDriver:
         """Tell the machine which of its devices hold which units now."""
         everything, generation, owners = REGISTRY.all(), self._reign.generation, self._bulletin.owners
         self._transport.update(everything)
-        ours = [r for r in everything if owners.get(r.device, self.name) == self.name]
         tried = {one.name for one in generation.trial.deployed.values()} if generation.trial is not None else set()
-        self._trials.update([r for r in ours if r.deployment in tried])
-        self._replicas = {}
-        for versions in (generation.previous, generation.deployed):  # those in force where both are there
-            names = {one.name for one in versions.values()}
-            self._replicas |= {(r.device, r.unit): r for r in everything if r.deployment in names}
-        pools = {r.device: r.pool for r in self._replicas.values()}
-        loaded = self._loaded(self._doubted())
+        ours = [replica for replica in everything if self._presence.ours(replica.device, owners)]
+        self._trials.update([replica for replica in ours if replica.deployment in tried])
+        self._presence.look(everything, generation)
         busy = {flight.run.device for flight in self._orphans}  # until then it is not the new machine's
-        mine = {
-            device: units
-            for device, units in loaded.items()
-            if owners.get(device, self.name) == self.name and device not in busy
-        }
-        for name in self._devices.keys() - mine.keys():
-            del self._devices[name]
-            self._handle(DeviceDown(name))
-        for name, units in mine.items():
-            device = self._devices.setdefault(name, Device(name, pools[name]))
-            self._handle(DeviceUp(device, units))
+        for event in self._presence.changes(owners, self._doubted(), busy):
+            self._handle(event)
 
-    def _doubted(self) -> set[tuple[str, str]]:
-        """The (device, unit) that hold on to a batch for too long, or whose host says nothing."""
-        silent = self._transport.silent()
-        hosts = {replica.device for replica in self._replicas.values() if replica.uid in silent}
-        return self._flights.doubted() | {(device, unit) for device, unit in self._replicas if device in hosts}
-
-    def _loaded(self, but: Collection[tuple[str, str]] = ()) -> dict[str, frozenset[str]]:
-        """The units that each device holds, whoever's it is."""
-        loaded: dict[str, set[str]] = {}
-        for device, unit in self._replicas:
-            if (device, unit) not in but:
-                loaded.setdefault(device, set()).add(unit)
-        return {device: frozenset(units) for device, units in loaded.items()}
+    def _doubted(self) -> set[Copy]:
+        """What holds on to a batch for too long, or whose host says nothing."""
+        return self._flights.doubted() | self._presence.on(self._transport.silent())
 
     async def _report(self) -> None:
         """Report to the planner and take over its plan, for as long as the router lives.
@@ -489,7 +462,7 @@ class RouterDriver:
             {name: count.arrived for name, count in counts.items()},
             interval_s,
             accuracy,
-            self._loaded(),
+            self._presence.loaded(),
             {name: count.violated for name, count in counts.items()},
             self._looks.take_cells(),
             in_cells,
@@ -558,7 +531,7 @@ class RouterDriver:
             self._decider.close()
         if self._timer is not None:
             self._timer.cancel()
-        self._devices.clear()
+        self._presence.forget()
         self._transport.learn(reign.generation.house.manifests)
         catalogue = reign.generation.house.catalogue
         self.counters.serve(catalogue.applications, catalogue.units)
@@ -631,7 +604,7 @@ class RouterDriver:
 
     def ready(self, application: str | None = None) -> bool:
         """Whether some device can answer the application, or every one of them."""
-        up = {unit for device, unit in self._replicas if device in self._devices}
+        up = self._presence.up()
         names = [application] if application else list(self.house.manifests)
         return all(up & self.house.catalogue.units_of(name) for name in names)
 
@@ -652,7 +625,7 @@ class RouterDriver:
             "ingress": self.ingress,
             "transport": self._transport.counts(),
             "label_mix": self._looks.mix(),
-            "loaded": {device: sorted(units) for device, units in self._loaded().items()},
+            "loaded": {device: sorted(units) for device, units in self._presence.loaded().items()},
             "doubted": sorted({device for device, _ in self._doubted()}),
             "plan": None
             if plan is None

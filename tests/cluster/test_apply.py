@@ -20,7 +20,6 @@ import yaml
 from rich.console import Console
 
 from cluster import applying, launcher
-from cluster.edges import EdgeCluster
 from cluster.loading import targets_of
 from deployments.config import (
     ApplicationConfig,
@@ -36,7 +35,7 @@ from deployments.profiles import file_sha256, load_profiles, save_profiles
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import wait_until
+from tests.cluster.served import served, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
@@ -146,19 +145,9 @@ def cluster(directory: Path, pool: PoolConfig, variants: tuple[str, ...]) -> Ite
         http=HttpConfig(port=free_port()),
         grpc=GrpcConfig(port=free_port()),
     )
-    profile(config.models, config.profiles, config.pools, ["tiny", "twin"], effort=EFFORT)
-    path = directory / "cluster.yaml"
-    path.write_text(yaml.safe_dump(asdict(config)))
-    with EdgeCluster(config) as edges:
-        launcher.deploy(path, config, edges.address)
-        launcher.wait_settled(config, "pliant")
-        yield SimpleNamespace(
-            config=config,
-            directory=directory,
-            url=launcher.base_url(config),
-            grpc=config.grpc.port,
-            x=targets_of(config)["tiny"].x,
-        )
+    with served(config, directory) as found:
+        found.grpc, found.x = config.grpc.port, targets_of(found.config)["tiny"].x
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.cluster.served import wait_until
 from tests.cluster.test_apply import POOL, VARIANTS, applied, cluster, deployments, digests, load, updated
-from tests.cluster.test_live import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -8,19 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-import yaml
 
 from cluster import launcher
-from cluster.edges import EdgeCluster
 from cluster.loading import targets_of
 from deployments.config import (
     ApplicationConfig,
@@ -33,10 +29,9 @@ from deployments.config import (
     RouterConfig,
     TracingConfig,
 )
-from profiling.latency import Effort
-from profiling.measure import profile
 from profiling.zoo import build_zoo
 from tests.browser import browser, find_browser
+from tests.cluster.served import body, served
 from tests.collector import attributes, collector
 from tests.ports import free_port
 
@@ -66,24 +61,9 @@ def faced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
             grpc=GrpcConfig(port=free_port()),
             tracing=TracingConfig(traces.url, sample=0.0),
         )
-        profile(
-            config.models,
-            config.profiles,
-            config.pools,
-            effort=Effort(batches=(1, 4, 8), budget_s=0.05, min_runs=3),
-        )
-        path = directory / "cluster.yaml"
-        path.write_text(yaml.safe_dump(asdict(config)))
-        with EdgeCluster(config) as edges:
-            launcher.deploy(path, config, edges.address)
-            launcher.wait_settled(config, "pliant")
-            yield SimpleNamespace(
-                config=config, url=launcher.base_url(config), x=targets_of(config)["tiny"].x, traces=traces
-            )
-
-
-def body(x: np.ndarray) -> dict[str, Any]:
-    return {"inputs": [{"name": "input", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}]}
+        with served(config, directory) as found:
+            found.x, found.traces = targets_of(found.config)["tiny"].x, traces
+            yield found
 
 
 # -- the document -----------------------------------------------------------------------------------------------------

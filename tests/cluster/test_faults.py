@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from benchmarks.mischief import mischief
 from cluster import launcher, supervisor
-from cluster.edges import EdgeCluster
 from deployments.config import (
     ApplicationConfig,
     ClusterConfig,
@@ -33,9 +32,7 @@ from deployments.config import (
     PoolConfig,
     RouterConfig,
 )
-from profiling.latency import Effort
-from profiling.measure import profile
-from tests.cluster.test_live import wait_until
+from tests.cluster.served import body, served, wait_until
 from tests.failing import INFINITE, NAN, RAISES, WRONG, overwrite, repair, write_model
 from tests.ports import free_port
 
@@ -64,22 +61,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         router=RouterConfig(journal="/dev/full", short_circuit=False),
         http=HttpConfig(port=free_port()),
     )
-    profile(config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4), budget_s=0.05, min_runs=3))
-    path = directory / "cluster.yaml"
-    path.write_text(yaml.safe_dump(asdict(config)))
-    with mischief(directory) as within, EdgeCluster(config) as edges:
-        launcher.deploy(path, config, edges.address)
-        launcher.wait_settled(config, "pliant", PATIENCE_S)
-        yield SimpleNamespace(
-            config=config,
-            path=path,
-            edges=edges,
-            url=launcher.base_url(config),
-            models=models,
-            x=x,
-            directory=directory,
-            mischief=within,
-        )
+    with mischief(directory) as within, served(config, directory, (1, 4)) as found:
+        found.models, found.x, found.mischief = models, x, within
+        yield found
 
 
 @dataclass
@@ -102,7 +86,7 @@ def asking(live: SimpleNamespace) -> Iterator[Asked]:
             while not over.wait(0.02):
                 i = (i + 1) % len(live.x)
                 try:
-                    answer = client.post("/v2/models/toy/infer", json=body(live.x[i : i + 1]))
+                    answer = client.post("/v2/models/toy/infer", json=body(live.x[i : i + 1], min_accuracy=0.9))
                 except httpx.TransportError as error:
                     asked.said[type(error).__name__] += 1
                     continue
@@ -115,11 +99,6 @@ def asking(live: SimpleNamespace) -> Iterator[Asked]:
     finally:
         over.set()
         thread.join()
-
-
-def body(x: NDArray[np.float32]) -> dict[str, object]:
-    tensor = {"name": "input", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
-    return {"inputs": [tensor], "parameters": {"min_accuracy": 0.9}}
 
 
 def judge(asked: Asked, answer: httpx.Response, right: int) -> None:
@@ -213,7 +192,7 @@ def test_an_input_that_no_model_can_take_costs_its_client_an_error_and_no_replic
     before = {process.pid for process in processes("toy--")}
     huge = np.full((1, 4), 3e38, np.float32)
     for _ in range(5):
-        answer = httpx.post(f"{live.url}/v2/models/toy/infer", json=body(huge), timeout=30.0)
+        answer = httpx.post(f"{live.url}/v2/models/toy/infer", json=body(huge, min_accuracy=0.9), timeout=30.0)
         assert answer.status_code == 500
         assert "not finite" in answer.json()["error"]
     assert before <= {process.pid for process in processes("toy--")}
@@ -221,14 +200,12 @@ def test_an_input_that_no_model_can_take_costs_its_client_an_error_and_no_replic
 
 def test_samples_that_could_never_be_in_time_together_are_told_so(live: SimpleNamespace) -> None:
     launcher.wait_settled(live.config, "pliant", PATIENCE_S)
-    many = body(live.x[:48])
-    many["parameters"] = {"deadline_ms": 20}
-    answer = httpx.post(f"{live.url}/v2/models/toy/infer", json=many, timeout=30.0)
+    url, many = f"{live.url}/v2/models/toy/infer", live.x[:48]
+    answer = httpx.post(url, json=body(many, deadline_ms=20), timeout=30.0)
     assert answer.status_code == 504
     assert "its 48 samples take about" in answer.json()["error"]
     assert "retry-after" not in answer.headers
-    many["parameters"] = {"deadline_ms": 5000}
-    assert httpx.post(f"{live.url}/v2/models/toy/infer", json=many, timeout=30.0).status_code == 200
+    assert httpx.post(url, json=body(many, deadline_ms=5000), timeout=30.0).status_code == 200
 
 
 def test_a_replica_that_hangs_is_passed_by_and_replaced(live: SimpleNamespace) -> None:

@@ -4,7 +4,6 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +12,9 @@ import numpy as np
 import psutil
 import pytest
 import trustme
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import launcher
-from cluster.edges import EdgeCluster
 from cluster.loadgen import send_load
 from cluster.loading import address_of, samples_of, targets_of
 from cluster.tokens import add_token
@@ -36,9 +33,8 @@ from deployments.config import (
     TlsConfig,
 )
 from deployments.protocol import Forbidden, QueueFull, Unauthorised
-from profiling.latency import Effort
-from profiling.measure import profile
 from profiling.zoo import build_zoo
+from tests.cluster.served import served
 from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
@@ -72,22 +68,13 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         grpc=GrpcConfig(port=free_port()),
         access=AccessConfig(str(file)),
     )
-    profile(config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4, 8), budget_s=0.05, min_runs=3))
-    path = directory / "cluster.yaml"
-    path.write_text(yaml.safe_dump(asdict(config)))
-    with pytest.MonkeyPatch.context() as patch, EdgeCluster(config) as edges:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv(launcher.TOKEN, tokens["admin"])
-        launcher.deploy(path, config, edges.address)
-        launcher.wait_settled(config, "pliant")
-        yield SimpleNamespace(
-            config=config,
-            tokens=tokens,
-            url=launcher.base_url(config),
-            grpc=f"grpcs://127.0.0.1:{config.grpc.port}",
-            ca=str(directory / "ca.pem"),
-            targets=targets_of(config),
-            scratch=edges.directory,
-        )
+        with served(config, directory) as found:
+            found.tokens, found.ca, found.scratch = tokens, str(directory / "ca.pem"), found.edges.directory
+            found.grpc = f"grpcs://127.0.0.1:{config.grpc.port}"
+            found.targets = targets_of(found.config)
+            yield found
 
 
 def asking(live: SimpleNamespace, who: str | None = None) -> httpx.Client:

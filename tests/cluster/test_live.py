@@ -2,10 +2,9 @@
 
 import asyncio
 import gzip
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +13,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
-import yaml
 
 from cluster import launcher
-from cluster.edges import EdgeCluster
-from cluster.loadgen import send_load
-from cluster.loading import samples_of, targets_of
-from cluster.outcomes import Outcomes
-from cluster.workload import constant, draw
+from cluster.loading import targets_of
 from deployments.config import (
     ApplicationConfig,
     ClusterConfig,
@@ -32,9 +26,8 @@ from deployments.config import (
     PoolConfig,
     RouterConfig,
 )
-from profiling.latency import Effort
-from profiling.measure import profile
 from profiling.zoo import build_zoo
+from tests.cluster.served import served, under_load, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
@@ -59,42 +52,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         http=HttpConfig(port=free_port()),
         grpc=GrpcConfig(port=free_port()),
     )
-    effort = Effort(batches=(1, 4, 8), budget_s=0.05, min_runs=3)
-    profile(config.models, config.profiles, config.pools, effort=effort)
-    path = directory / "cluster.yaml"
-    path.write_text(yaml.safe_dump(asdict(config)))
-    with EdgeCluster(config) as edges:
-        launcher.deploy(path, config, edges.address)
-        launcher.wait_settled(config, "pliant")
-        yield SimpleNamespace(config=config, edges=edges, url=launcher.base_url(config), targets=targets_of(config))
-
-
-def under_load(live: SimpleNamespace, seconds: float, rate_rps: float, meanwhile: Callable[[], None]) -> Outcomes:
-    """The outcomes of a constant load while `meanwhile` runs in a thread, begun after a second."""
-    workload = draw({"tiny": constant(rate_rps, seconds)}, samples_of(live.targets), seed=3)
-    troubles: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            time.sleep(1.0)
-            meanwhile()
-        except BaseException as error:
-            troubles.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    outcomes = send_load(live.url, workload, live.targets)
-    thread.join()
-    assert not troubles, troubles
-    assert len(outcomes) == len(workload)
-    return outcomes
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+    with served(config, directory) as found:
+        found.targets = targets_of(found.config)
+        yield found
 
 
 def test_tritonclient_over_grpc(live: SimpleNamespace) -> None:

@@ -23,7 +23,6 @@ from click.testing import CliRunner
 from cluster import launcher
 from cluster.cli import main
 from cluster.conditions import Conditions, Faults, Outage, Slowdown
-from cluster.edges import EdgeCluster
 from cluster.loadgen import send_load
 from cluster.loading import samples_of, targets_of
 from cluster.outcomes import Outcomes
@@ -41,16 +40,13 @@ from deployments.config import (
     PlannerConfig,
     PoolConfig,
     RouterConfig,
-    load_config,
 )
 from deployments.journal import Entry, Head, JournalError, Journalled, brief, read_journal, scene_key
 from planner.events import Action, Arrived, Cancelled, Event, Failed, Finished, Shed, Tick
 from planner.machines import Policy, RouterMachine
 from planner.router import Router
-from profiling.latency import Effort
-from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import under_load
+from tests.cluster.served import served, under_load
 from tests.cluster.test_simulator import scene
 from tests.planner.driven import LIMITS, World, catalogue
 from tests.ports import free_port
@@ -244,18 +240,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         router=RouterConfig(max_queued=40, short_circuit=False, journal="journal.jsonl"),
         http=HttpConfig(port=free_port()),
     )
-    profile(config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4), budget_s=0.05, min_runs=3))
-    path = directory / "cluster.yaml"
-    path.write_text(yaml.safe_dump(asdict(config)))
-    config = load_config(path)
-    with EdgeCluster(config) as edges:
-        launcher.deploy(path, config, edges.address)
-        launcher.wait_settled(config, "pliant")
-        targets = targets_of(config)
-        served = SimpleNamespace(config=config, path=path, url=launcher.base_url(config), targets=targets)
-        served.outcomes = eventful(served)
+    with served(config, directory, (1, 4)) as found:
+        found.targets = targets_of(found.config)
+        found.outcomes = eventful(found)
         time.sleep(1.5)  # the journal is written twice a second
-        yield served
+        yield found
 
 
 def eventful(live: SimpleNamespace) -> Outcomes:

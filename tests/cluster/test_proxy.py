@@ -4,26 +4,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 import tritonclient.http as triton
-import yaml
 
 from cluster import launcher
-from cluster.edges import EdgeCluster
 from cluster.loading import targets_of
 from deployments.config import ApplicationConfig, ClusterConfig, Emulation, HttpConfig, PlannerConfig, PoolConfig
-from profiling.latency import Effort
-from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import wait_until
+from tests.cluster.served import body, served, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
@@ -42,17 +34,9 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
         planner=PlannerConfig(period_s=2.0, starts=2),
         http=HttpConfig(port=free_port(), ingress="proxy"),
     )
-    profile(config.models, config.profiles, config.pools, effort=Effort(batches=(1, 4), budget_s=0.05, min_runs=3))
-    path: Path = directory / "cluster.yaml"
-    path.write_text(yaml.safe_dump(asdict(config)))
-    with EdgeCluster(config) as edges:
-        launcher.deploy(path, config, edges.address)
-        launcher.wait_settled(config, "pliant")
-        yield SimpleNamespace(config=config, url=launcher.base_url(config), x=targets_of(config)["tiny"].x)
-
-
-def body(x: np.ndarray) -> dict[str, Any]:
-    return {"inputs": [{"name": "input", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}]}
+    with served(config, directory, (1, 4)) as found:
+        found.x = targets_of(found.config)["tiny"].x
+        yield found
 
 
 def asked(proxied: SimpleNamespace) -> int:

@@ -15,7 +15,6 @@ import yaml
 from rich.console import Console
 
 from cluster import applying, launcher
-from cluster.edges import EdgeCluster
 from cluster.loadgen import send_load
 from cluster.loading import samples_of, targets_of
 from cluster.outcomes import Outcomes
@@ -32,7 +31,7 @@ from deployments.config import (
 from profiling.latency import Effort
 from profiling.measure import profile
 from profiling.zoo import build_zoo
-from tests.cluster.test_live import wait_until
+from tests.cluster.served import served, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.ray
@@ -54,15 +53,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         router=RouterConfig(replicas=2),
         http=HttpConfig(port=free_port()),
     )
-    profile(config.models, config.profiles, config.pools, effort=EFFORT)
-    path = directory / "cluster.yaml"
-    path.write_text(yaml.safe_dump(asdict(config)))
-    with EdgeCluster(config) as edges:
-        launcher.deploy(path, config, edges.address)
-        launcher.wait_settled(config, "pliant")
-        yield SimpleNamespace(
-            config=config, directory=directory, edges=edges, url=launcher.base_url(config), targets=targets_of(config)
-        )
+    with served(config, directory) as found:
+        found.targets = targets_of(found.config)
+        yield found
 
 
 def owners(live: SimpleNamespace) -> dict[str, str]:
