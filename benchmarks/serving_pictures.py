@@ -27,7 +27,7 @@ def draw_bars(rows: Mapping[str, Figures], order: Sequence[str], path: Path) -> 
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, 3, sharey=True)
         _bars(axes[0], names, [rows[name].max_rps for name in names], "{:,.0f}")
-        axes[0].set_title("Highest rate with p99 < 100 ms, requests/s")
+        axes[0].set_title("Highest rate with p99 < 100 ms, req/s")
         if not math.isnan(limit):
             axes[0].axvline(limit, color=FAINT, linestyle=":", linewidth=1.2)
             axes[0].text(limit, -0.75, "onnxruntime alone", color=FAINT, ha="right", va="center", fontsize=9)

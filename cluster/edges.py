@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the router does its own scheduling; a hop costs 0.2 ms
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead one is started anew after three; Serve's default is 10 s
     "RAY_worker_niceness": "0",  # Ray's default is 15: everything else on the host would go before requests
     "OMP_NUM_THREADS": "1",  # the router's small matrix products gain nothing from threads
     "OPENBLAS_NUM_THREADS": "1",

@@ -15,6 +15,7 @@ from ray import serve
 
 from deployments.catalogue import House, load_house
 from deployments.config import ClusterConfig
+from deployments.daytime import Daytime, begin_anew
 from deployments.generations import first
 from deployments.growing import ask
 from deployments.memory import Memory
@@ -237,7 +238,8 @@ class Planner:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self) -> None:
-        """Look at the cluster's nodes now and again, for as long as the planner lives."""
+        """Look at the cluster's nodes now and again, and at the clock, for as long as the planner lives."""
+        daytime = Daytime()
         while True:
             try:
                 nodes = await asyncio.to_thread(ray.nodes)
@@ -246,6 +248,9 @@ class Planner:
                 loaded = {name: units for name, units in self._loaded.items() if name in names}
                 self._handle(ClusterChanged(self._devices, loaded))
                 self._handle(Clock())
+                if back_s := daytime.set_back_s():
+                    logger.warning("planner: the clock was set back by %.0f s: Serve's controller begins anew", back_s)
+                    await asyncio.to_thread(begin_anew)
             except Exception:
                 logger.exception("planner: looking at the cluster failed; trying again")
             await asyncio.sleep(SETTLED_LOOK_S if self._controller.settled else LOOK_EVERY_S)

@@ -49,7 +49,7 @@ def asked(proxied: SimpleNamespace) -> int:
 def test_the_endpoints_are_the_same(proxied: SimpleNamespace) -> None:
     assert launcher.status(proxied.config)["ingress"] == "proxy"
     assert asked(proxied) == 200
-    refused = httpx.post(f"{proxied.url}/v2/models/tiny/infer", json=body(proxied.x[:1, :2]))
+    refused = httpx.post(f"{proxied.url}/v2/models/tiny/infer", json=body(proxied.x[:1, ..., :2]))
     assert refused.status_code == 400
     assert refused.json()["error"]
     tensor = triton.InferInput("input", list(proxied.x[:2].shape), "FP32")
