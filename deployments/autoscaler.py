@@ -116,13 +116,13 @@ class Autoscaler:
         self._handle(Reported(arrived, max(interval_s, 1e-3), violated=violated, pace=self._pace), now)
 
     def _paces(self, now: float) -> dict[str, float]:
-        """How many times as long as told each variant takes, by the choosers; not of those that answer in batches."""
+        """The part of the told time that each variant takes, by the choosers; not of those that answer in batches."""
         alive = [self._last[chooser][0] for chooser in self._alive(now)]
         found = {}
         for (unit, _), curve in self._scaling.catalogue.latency.items():
             seen_s = [tally.seen_s[unit] for tally in alive if unit in tally.seen_s]
             if seen_s and curve.max_batch == 1:
-                found[unit] = pace_of(curve.at(1), fmean(seen_s), self._scaling.config.planner.overhead_s)
+                found[unit] = pace_of(curve.at(1), fmean(seen_s))
         return found
 
     def _alive(self, now: float, application: str | None = None) -> list[str]:
@@ -185,7 +185,7 @@ class Autoscaler:
             if not any(n for (_, unit), n in held.items() if unit in units):  # requests wait for the first that comes
                 held |= {key: n for key, n in asked.items() if key[1] in units}
         choosers = {name: max(1, len(self._alive(now, name))) for name in catalogue.applications}
-        basis = (plan, held, choosers)
+        basis = (plan, held, choosers, {name: round(value, 1) for name, value in self._pace.items()})
         if basis == self._basis:
             return
         self._basis = basis

@@ -37,7 +37,7 @@ class Notice:
     utilisation: float = 0.0
     replans: int = 0
     complaint: str = ""  # why nothing is planned
-    pace: Mapping[str, float] = field(default_factory=dict)  # by deployment: times as long as told, as far as seen
+    pace: Mapping[str, float] = field(default_factory=dict)  # by deployment: the part of the told time, as far as seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Tally:
     arrived: int = 0
     late: int = 0
     age_s: float = 0.0  # of the chooser, by its own clock: between two tallies it is the time that they lie apart
-    seen_s: Mapping[str, float] = field(default_factory=dict)  # by deployment, of a request that finds a replica idle
+    seen_s: Mapping[str, float] = field(default_factory=dict)  # by deployment, of a replica for one request
 
 
 class Board(Protocol):

@@ -13,7 +13,6 @@ from planner.headroom import Headroom, load_of
 from planner.model import HOLD_PRICE
 from planner.pace import paced
 from planner.plans import Plan, Problem
-from planner.profiles import LatencyCurve
 from planner.program import evaluate, restrict
 from planner.standby import swollen, with_standby
 from planner.transition import Counts, counts, step
@@ -62,7 +61,7 @@ class Reported:
     violated: Mapping[str, int] = field(default_factory=dict)  # by application: late, or refused for time; {} unknown
     cells: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by application: arrivals [cell]
     in_cells: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by option: `accuracy` [cell]
-    pace: Mapping[str, float] = field(default_factory=dict)  # by unit: times as long as profiled; 1 where unknown
+    pace: Mapping[str, float] = field(default_factory=dict)  # by unit: the part of its profile; 1 where unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +361,7 @@ class Controller:
             options=tuple(option for them in options.values() for option in them),
             pools=tuple(present[name] for name in catalogue.pools if name in present),
             latency={
-                (unit, pool): self._paced(unit, curve)
+                (unit, pool): paced(curve, self._pace.get(unit, 1.0))
                 for (unit, pool), curve in catalogue.latency.items()
                 if pool in present and (pool, unit) not in self.failed and unit not in self._retired
             },
@@ -378,10 +377,6 @@ class Controller:
             utilisation=self._headroom.utilisation,
         )
         return restrict(problem, self._policy)
-
-    def _paced(self, unit: str, curve: LatencyCurve) -> LatencyCurve:
-        slo_s = self._catalogue.applications[self._catalogue.units[unit].application].slo_s
-        return paced(curve, self._pace.get(unit, 1.0), slo_s - self._settings.overhead_s)
 
     def _planned(self, application: str) -> tuple[Option, ...]:
         """The options that plans may use."""

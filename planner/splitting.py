@@ -66,7 +66,7 @@ class Sent:
 
     name: str
     expected_s: float = 0.0  # 0 is unknown
-    alone: bool = False  # it should have found an idle replica
+    rounds: float = 1.0  # of requests until it is answered, its own included: 1 where it finds a replica idle
 
 
 class Splitter:
@@ -90,7 +90,7 @@ class Splitter:
 
     @property
     def seen_s(self) -> dict[str, float]:
-        """Seconds of a request that finds a replica idle, a mean, by arm where enough were answered of late."""
+        """Seconds of a replica for one request, a mean, by arm where enough were answered of late."""
         return {name: seen_s for name, taken in self._taken.items() if (seen_s := taken.seen_s) is not None}
 
     def told(self, arms: Sequence[Arm], splitters: int = 1, overhead_s: float = 0.0) -> None:
@@ -122,7 +122,9 @@ class Splitter:
             soonest = min(self._arms.values(), key=self._finish_s)
             chosen = max(timely, key=lambda arm: (arm.accuracy, self._credit[arm.name]), default=soonest)
         self._credit[chosen.name] = max(-MEMORY, self._credit[chosen.name] - 1.0)
-        request = Sent(chosen.name, self._expected_s(chosen), not self._waiting(chosen))
+        waiting = self._waiting(chosen)
+        # The first of those that wait for a replica finds it in the middle of another request, on average.
+        request = Sent(chosen.name, self._expected_s(chosen), waiting + 0.5 if waiting else 1.0)
         self._flying[chosen.name] += 1
         return request
 
@@ -138,8 +140,8 @@ class Splitter:
             before = self._slowness.get(request.name, 1.0)
             now = min(MOST_SLOW, took_s / request.expected_s)
             self._slowness[request.name] = before + LEARNING * (now - before)
-            if request.alone and request.name in self._taken:
-                self._taken[request.name].add(took_s)
+            if request.name in self._taken:
+                self._taken[request.name].add(took_s / request.rounds)
 
     def _finish_s(self, arm: Arm) -> float:
         return self._expected_s(arm) * max(1.0, self._slowness.get(arm.name, 1.0))
