@@ -50,20 +50,22 @@ def deploy(config_path: Path, config: ClusterConfig, ray_address: str) -> None:
     from ray import serve
 
     from deployments.app import BuildArgs, build
+    from deployments.deploying import logging_of
     from deployments.targets import clear_targets
 
     ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     clear_targets(APPLICATION)
+    logs = logging_of(config)
     serve.start(
         proxy_location="Disabled" if config.http.ingress in ("auto", "direct") else "HeadOnly",
         http_options={"host": config.http.host, "port": config.http.port, "request_timeout_s": None},
         grpc_options=_grpc(config),
-        logging_config={"enable_access_log": False},
+        logging_config=logs,
     )
     application = build(BuildArgs(config=config_path))
     try:
-        serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
+        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=logs)
     except RuntimeError as error:
         raise LaunchError(f"{error}{_died_of()}") from error
 

@@ -16,6 +16,7 @@ FIXED: Mapping[str, str] = {  # by the beginning of a key's name
     "router.max_body_mb": "the gRPC server was started with it",
     "planner.state": "it is in use",
     "tracing": "the routers trace already",
+    "logs": "the processes write theirs already",
 }
 POOL_FIXED = ("memory_mb", "cores", "gpu", "emulated")  # of a pool that is there: its replicas were started for it
 DIGITS = 12  # of a SHA-256 that people are shown

@@ -174,6 +174,7 @@ class ClusterConfig:
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     tracing: TracingConfig | None = None  # default: none
+    logs: str = "text"  # or "json": how Ray Serve's processes, which Pliant's are, write their logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +272,7 @@ def _fraction(value: float | None, where: str) -> None:
 
 
 PEEKS = ("knn", "none")
+LOGS = ("text", "json")
 INGRESSES = ("auto", "direct", "haproxy", "proxy")
 EVERYWHERE = ("0.0.0.0", "::")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,48}[A-Za-z0-9])?")  # of a pool: it becomes a Ray node label
@@ -290,6 +292,7 @@ def check(config: ClusterConfig) -> ClusterConfig:
     _check_listening(config.http, config.grpc)
     if config.tracing is not None:
         _check_tracing(config.tracing)
+    _require(config.logs in LOGS, f"logs is '{config.logs}'; it is one of {', '.join(LOGS)}")
     return config
 
 

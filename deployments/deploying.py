@@ -13,7 +13,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from ray.serve.schema import ApplicationStatus, DeploymentStatus
 
 from deployments.catalogue import House, Key
-from deployments.config import PoolConfig
+from deployments.config import ClusterConfig, PoolConfig
 from deployments.generations import Deployed
 from deployments.models import Model
 from deployments.profiles import model_path
@@ -69,6 +69,11 @@ def _actor_options(memory_bytes: int, pool_name: str, pool: PoolConfig) -> dict[
     return options
 
 
+def logging_of(config: ClusterConfig) -> dict[str, Any]:
+    """How Ray Serve is to log."""
+    return {"enable_access_log": False, "encoding": config.logs.upper()}
+
+
 def deploy(house: House, missing: Mapping[Key, Deployed], planned_by: str) -> None:
     """Deploy these without replicas; Ray's own errors where it will not. It waits for Ray: call it in a thread."""
     if missing:
@@ -78,7 +83,7 @@ def deploy(house: House, missing: Mapping[Key, Deployed], planned_by: str) -> No
                     variant(house, key, deployed, planned_by),
                     deployed.application,
                     None,
-                    {"enable_access_log": False},
+                    logging_of(house.config),
                 )
                 for key, deployed in missing.items()
             ],

@@ -23,6 +23,7 @@ RAY_AT_IMPORT = {
         "autoscaling",
         "board",
         "chooser",
+        "daytime",
         "growing",
         "deploying",
         "ingress",

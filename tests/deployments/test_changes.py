@@ -116,6 +116,12 @@ def test_what_needs_a_restart_is_refused_with_the_values_and_the_reason(config: 
     assert "restart" in why
 
 
+def test_logs_go_on_as_they_are() -> None:
+    assert "logs cannot change from text to json" in " ".join(
+        refusals(BEFORE, with_config(replace(CONFIG, logs="json")))
+    )
+
+
 def test_tracing_does_not_begin_in_a_running_cluster() -> None:
     found = refusals(BEFORE, with_config(replace(CONFIG, tracing=TracingConfig("http://collector:4318"))))
     assert "tracing.endpoint cannot change from none to http://collector:4318" in " ".join(found)
