@@ -50,10 +50,10 @@ def comparison(summaries: Mapping[str, Summary], title: str = "Policies compared
 
 def devices_table(devices: Mapping[str, Sequence[Mapping[str, float]]], pools: Mapping[str, Pool]) -> Table:
     """How many devices of pools that can grow were there, the mean over the load; `devices` by policy: [seed]."""
-    table = Table(title="Devices of pools that grow, on average", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("policy")
     for name, pool in pools.items():
-        table.add_column(f"{name}\n{pool.devices} to {pool.max_devices}", justify="right")
+        table.add_column(f"devices of {name}, mean\n({pool.devices} to {pool.max_devices})", justify="right")
     for policy, runs in devices.items():
         table.add_row(policy, *(f"{np.mean([run[name] for run in runs]):.1f}" for name in pools))
     return table
