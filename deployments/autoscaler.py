@@ -18,6 +18,7 @@ from planner.controller import (
     Scale,
     Solve,
     Solved,
+    Unsolved,
 )
 from planner.pace import pace_of
 from planner.rules import Key
@@ -152,6 +153,7 @@ class Autoscaler:
             found = solve_with_surge(task.problem, task.devices, task.loaded, limit_s, task.fairness, time.monotonic)
         except Exception:  # the plan in force goes on, and the controller asks again
             logger.exception("autoscaler: %s: solving failed why=%r", self._name, task.why)
+            self._handle(Unsolved(), now)
             return
         plan = found[0]
         logger.info(

@@ -42,6 +42,7 @@ from planner.controller import (
     Scale,
     Solve,
     Solved,
+    Unsolved,
 )
 from planner.elastic import needed
 from planner.ownership import divide
@@ -308,9 +309,11 @@ class Planner:
             )
         except SolverHangs as error:
             logger.error("planner: the plan in force goes on why=%r: %s", task.why, error)
+            self._handle(Unsolved())
             return
         except Exception:  # the plan in force goes on, and the controller asks again
             logger.exception("planner: solving failed why=%r", task.why)
+            self._handle(Unsolved())
             return
         logger.info(
             "planner: solved why=%r status=%s gap=%.4f solve_s=%.3f shortfall_rps=%s",

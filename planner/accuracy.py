@@ -50,8 +50,12 @@ def interactions(recalls: Floats, counts: Floats) -> Floats:
 
 
 def data_aware_accuracy(theta: ArrayLike, recalls: ArrayLike) -> Floats:
-    """A(m | x) = Σ_c θ_c ρ_mc: [m, option] of θ [m, class] and recalls ρ [option, class] (SneakPeek §4)."""
-    return np.asarray(np.asarray(theta, dtype=np.float64) @ np.asarray(recalls, dtype=np.float64).T)
+    """A(m | x) = Σ_c θ_c ρ_mc: [m, option] of θ [m, class] and recalls ρ [option, class] (SneakPeek §4).
+
+    No more than 1, which rounding would overstep where an option errs on no class.
+    """
+    accuracy = np.asarray(theta, dtype=np.float64) @ np.asarray(recalls, dtype=np.float64).T
+    return np.minimum(accuracy, 1.0)
 
 
 def local_accuracy(accuracy: ArrayLike, correctness: ArrayLike, weight: ArrayLike, kappa: float) -> Floats:

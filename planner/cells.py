@@ -56,7 +56,7 @@ class Cells:
         overall = right.sum(axis=1, keepdims=True) / seen.sum()
         worth = seen**2 / np.maximum(self.counts @ weight**2, 1e-300)  # samples as good as these (Kish 1965)
         within = right / np.maximum(seen, 1e-300)
-        return np.asarray((worth * within + STRENGTH * overall) / (worth + STRENGTH))
+        return np.asarray(np.minimum((worth * within + STRENGTH * overall) / (worth + STRENGTH), 1.0))  # rounding
 
     def _weight(self, ratio: ArrayLike | None) -> Floats:
         """What a validation sample of each class counts [class]; as it is where the mix knows none of them."""

@@ -26,7 +26,7 @@ ROOM_WORTH = 0.1  # accuracy that a request is worth for which there is no such 
 HORIZON_S = 20.0  # for so long a plan is of use, about: loading that takes that part of the devices' time costs as much
 SETTLE_S = 1.0  # least time between two plans for a demand that moves
 NOISE_RPS = 3.0  # a change of demand below this is no reason to plan anew
-GIVEN_UP_S = 60.0  # how long a solution is waited for before another is asked for: the solver may have died
+AGAIN_S = 2.0  # between a solve that failed and the next
 FAILED_FOR_S = 120.0  # how long a unit that did not come up on a pool is not tried there again
 LEAVE_S = (
     600.0  # for so long nothing starts in a pool with a device to go: Ray might start it there, where it would stay
@@ -82,6 +82,11 @@ class Solved:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsolved:
+    """No solution comes of what was asked: solving failed, or was given up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Needed:
     """How many devices of the pools that can grow the demand needs: `planner.elastic.needed`."""
 
@@ -119,12 +124,12 @@ class Clock:
     """Time has passed."""
 
 
-ControllerEvent = Reported | ClusterChanged | Solved | Needed | PolicySet | Reconfigured | Replacing | Clock
+ControllerEvent = Reported | ClusterChanged | Solved | Unsolved | Needed | PolicySet | Reconfigured | Replacing | Clock
 
 
 @dataclass(frozen=True, slots=True)
 class Solve:
-    """Solve this, also for a surge of demand (`planner.standby`), and report both plans as `Solved`."""
+    """Solve this, also for a surge of demand (`planner.standby`), and report both plans as `Solved`, or `Unsolved`."""
 
     problem: Problem
     devices: tuple[Device, ...]
@@ -190,8 +195,9 @@ class Controller:
         self._leaving_at: float | None = None  # since when there are more
         self._loaded: Mapping[str, frozenset[str]] = {}
         self._up: Counts = {}
-        self._problem: Problem | None = None  # that is being solved
-        self._solved_at = float("-inf")
+        self._problem: Problem | None = None  # that is being solved,
+        self._urgent = ""  # and what was pending then
+        self._solved_at = self._failed_at = float("-inf")
         self._pending = ""  # why to plan anew as soon as may be
         self._stale = False  # the placement in force was made for another catalogue
         self._wanted: Counts = {}
@@ -252,6 +258,9 @@ class Controller:
                 self._replacing = units
             case Solved():
                 actions += self._apply(event, now)
+            case Unsolved():
+                self._problem, self._failed_at = None, now
+                self._pending = self._pending or self._urgent
             case Clock():
                 pass
         self._keep(now)
@@ -312,10 +321,9 @@ class Controller:
 
     def _replan(self, now: float) -> list[ControllerAction]:
         why = self._reason(now)
-        solving = self._problem is not None and now - self._solved_at < GIVEN_UP_S
-        if not why or solving or not self._devices:
+        if not why or self._problem is not None or now - self._failed_at < AGAIN_S or not self._devices:
             return []
-        self._pending, self._solved_at = "", now
+        self._urgent, self._pending, self._solved_at = self._pending, "", now
         self._problem = self.problem()
         return [
             Solve(self._problem, self._devices, self._loaded, why, self._settings.fairness, self._elastic_problem())

@@ -234,7 +234,6 @@ def test_a_router_that_stood_still_answers_all_that_waited(live: SimpleNamespace
     assert asked.said["504"] <= 2, "one waited, and perhaps one more"
 
 
-@pytest.mark.slow
 def test_a_clock_that_jumps_is_not_noticed(live: SimpleNamespace) -> None:
     launcher.wait_settled(live.config, "pliant", PATIENCE_S)
     plans = launcher.status(live.config)["replans"]
@@ -251,7 +250,6 @@ def test_a_clock_that_jumps_is_not_noticed(live: SimpleNamespace) -> None:
     assert asked.wrong == 0
 
 
-@pytest.mark.slow
 def test_what_dies_after_the_clock_was_set_back_is_started_anew(live: SimpleNamespace) -> None:
     wait_until(lambda: "the clock was set back by 7200 s" in log(live, "planner"), PATIENCE_S)
     victim = processes("toy--")[0]

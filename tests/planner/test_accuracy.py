@@ -159,3 +159,21 @@ def test_shapes_must_match_the_classes() -> None:
         Estimator([np.eye(3)], [1, 1])
     with pytest.raises(ValueError, match="tells 2 classes apart; there are 3"):
         Estimator([np.eye(3)], [1, 1, 1], line())
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_rounding_makes_no_accuracy_more_than_1(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(120) % 3
+    right = np.ones((2, 120))
+    estimator = Estimator(
+        [np.diag([40, 40, 40])] * 2, [1 / 3] * 3, cells=make_cells(rng.random((120, 2)), right, labels, 3, [1.0, 2.0])
+    )
+    estimator.answered(rng.random((7, 3)))
+    assert estimator.current() == pytest.approx(1.0)
+    for accuracy in (
+        estimator.current(),
+        estimator.in_cells(),
+        data_aware_accuracy(rng.dirichlet([1] * 3, 50), right[:, :3]),
+    ):
+        assert (accuracy <= 1).all()

@@ -7,8 +7,8 @@ import pytest
 
 from planner.catalogue import Catalogue
 from planner.controller import (
+    AGAIN_S,
     FAILED_FOR_S,
-    GIVEN_UP_S,
     Clock,
     ClusterChanged,
     Controller,
@@ -20,6 +20,7 @@ from planner.controller import (
     Settings,
     Solve,
     Solved,
+    Unsolved,
 )
 from planner.plans import Plan, Problem
 from planner.program import evaluate
@@ -195,13 +196,26 @@ def test_a_solution_for_devices_that_are_no_more_is_not_applied() -> None:
     assert len(c.solves[-1].devices) == 2
 
 
-def test_another_solution_is_asked_for_when_the_solver_has_died() -> None:
+def test_a_solve_that_failed_is_asked_for_again_and_for_the_same_reason() -> None:
     c = cluster()
     c.dead_solver = True
-    c.play(GIVEN_UP_S - 1)
-    assert len(c.solves) == 1
-    c.play(2.0)
-    assert len(c.solves) == 2
+    for failed in (1, 2):
+        c.look()
+        assert c.why() == ["there is no plan yet"] * failed
+        c.tell(Unsolved())
+        c.play(AGAIN_S - 2 * LOOK_S)
+        assert len(c.solves) == failed, "a solver that fails at once is not asked at every turn"
+        c.look()
+    c.dead_solver = False
+    c.unsolved = c.unsolved[-1:]
+    c.play(8.0)
+    assert c.controller.settled
+    c.dead_solver = True
+    c.tell(PolicySet("cheapest"))
+    c.tell(Unsolved())
+    c.play(AGAIN_S)
+    assert c.why()[-2:] == ["the policy is now cheapest"] * 2
+    assert not c.controller.settled
 
 
 def test_a_new_policy_is_planned_for_and_reached() -> None:
