@@ -1,10 +1,13 @@
-"""What can be seen on cores that server and client share: overload beside a control, and routers side by side.
+"""What can be seen on cores that server and client share: overload beside a control, slower devices, and routers.
 
-    python benchmarks/shared_cores.py [--part overload] [--part routers] [--rounds 3]
+    python benchmarks/shared_cores.py [--part overload] [--part devices] [--part routers] [--rounds 3]
 
 *overload*: one variant on one device at full speed. In each round, in turn: as many requests as it can answer in time;
 twice as many; and, as the control, as many as it can answer while a second client asks as much of a process that only
 reads each request and refuses it. What goodput the control loses, no server could keep by refusing more cheaply.
+
+*devices*: the same without the control, and the device emulated 1, 1.5, 2, 3 and 5 times slower: the slower it is, the
+more of the cores is left for the router and the client. What is kept once they have enough is Pliant's own doing.
 
 *routers*: one, two and four routers, each with a device (ten times slower, emulated) and a rate of its own: what a
 request costs in the routers' CPU, and what the planner takes. Where that does not grow, routers scale with the cores
@@ -37,7 +40,7 @@ from benchmarks.peers.pliant import PLIANT_FORM, POOL, pliant
 from benchmarks.peers.process import ServerError, Serving
 from benchmarks.sections import table
 from benchmarks.serving import default_cache
-from benchmarks.serving_client import MOST_CONNECTIONS, Came, Client, poisson
+from benchmarks.serving_client import MOST_CONNECTIONS, Client, poisson
 from benchmarks.serving_measures import LIMIT_S
 from benchmarks.serving_model import bench_model, samples
 from benchmarks.serving_report import machine
@@ -48,7 +51,9 @@ PORT = 8171
 REFUSER_PORT = 8172
 START_S = 120.0
 ROUTERS = (1, 2, 4)
-SLOWDOWN = 10.0
+SLOWDOWN = 10.0  # of the devices of several routers
+SLOWDOWNS = (1.0, 1.5, 2.0, 3.0, 5.0)
+WIDE = 256  # connections that keep a slower device busy
 SHARE = 0.95  # of the closed loop's rate: what an open loop can have in time
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n"
 
@@ -150,21 +155,41 @@ class Kept:
 
 def overload(client: Client, rate_rps: float, seconds: float, seed: int) -> Kept:
     """One round: the peak, twice as much, and the control."""
-
-    def goodput(came: Came) -> float:
-        client.settle()
-        return came.within(LIMIT_S) / came.seconds
-
-    peak = goodput(client.open(rate_rps, seconds, seed))
-    over = goodput(client.open(2 * rate_rps, seconds, seed))
+    peak, over = twice(client, rate_rps, seconds, seed)
     with process(refuse, REFUSER_PORT, len(client.raw[0])) as refusing:
         time.sleep(0.5)
         with process(beside, client.raw, rate_rps, seconds, seed + 1) as asking:
             before = _cpu_s(refusing, asking)
             came = client.open(rate_rps, seconds, seed)
             cores = (_cpu_s(refusing, asking) - before) / seconds
-        control = goodput(came)
-    return Kept(peak, control, over, cores)
+        client.settle()
+    return Kept(peak, came.within(LIMIT_S) / came.seconds, over, cores)
+
+
+def twice(client: Client, rate_rps: float, seconds: float, seed: int) -> tuple[float, float]:
+    """Answers in time per second at this rate, and at twice this rate."""
+    found = []
+    for rate in (rate_rps, 2 * rate_rps):
+        came = client.open(rate, seconds, seed)
+        client.settle()
+        found.append(came.within(LIMIT_S) / came.seconds)
+    return found[0], found[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Slowed:
+    """Answers in time per second of one round with a device so many times slower."""
+
+    slowdown: float
+    peak_rps: float
+    overload_rps: float
+
+
+def slowed(cache: Path, slowdown: float, seconds: float, seed: int) -> Slowed:
+    """One round with such a device."""
+    with served(cache, 1, 1, slowdown) as (_, client):
+        rate_rps = SHARE * float((client.closed(WIDE, seconds).verdict == OK).sum()) / seconds
+        return Slowed(slowdown, *twice(client, rate_rps, seconds, seed))
 
 
 def _cpu_s(*processes: psutil.Process) -> float:
@@ -213,12 +238,13 @@ def _named(part: str) -> float:
     return total
 
 
+def spread(values: Sequence[float], form: str) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+
+
 def write_overload(kept: Sequence[Kept]) -> Iterator[str]:
     """The table of the first part."""
-
-    def spread(values: list[float], form: str) -> str:
-        return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
-
     own = [one.overload_rps / one.peak_rps for one in kept]
     control = [one.control_rps / one.peak_rps for one in kept]
     yield from table(
@@ -236,8 +262,24 @@ def write_overload(kept: Sequence[Kept]) -> Iterator[str]:
     )
 
 
-def write_routers(found: Sequence[Sequence[Side]], rate_rps: float) -> Iterator[str]:
+def write_devices(found: Sequence[Sequence[Slowed]]) -> Iterator[str]:
     """The table of the second part."""
+    yield from table(
+        ["device slower by", "what it can answer, in time, req/s", "twice that offered", "of the peak"],
+        [
+            [
+                f"{ones[0].slowdown:g} ×",
+                spread([one.peak_rps for one in ones], ",.0f"),
+                spread([one.overload_rps for one in ones], ",.0f"),
+                spread([one.overload_rps / one.peak_rps for one in ones], ".0%"),
+            ]
+            for ones in found
+        ],
+    )
+
+
+def write_routers(found: Sequence[Sequence[Side]], rate_rps: float) -> Iterator[str]:
+    """The table of the third part."""
     head = ["routers", "closed loop, req/s", f"at {rate_rps:,.0f}/s each: routers' CPU µs/req", "planner, % of a core"]
 
     def middle(ones: Sequence[Side], field: str) -> float:
@@ -263,7 +305,7 @@ def write_routers(found: Sequence[Sequence[Side]], rate_rps: float) -> Iterator[
 def main() -> None:
     """Measures, and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=("overload", "routers"), help="only this")
+    parser.add_argument("--part", action="append", choices=("overload", "devices", "routers"), help="only this")
     parser.add_argument("--rounds", type=int, default=3, help="medians of so many [default: 3]")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each load [default: 6]")
     parser.add_argument("--rate", type=float, default=500.0, help="requests/s to each router [default: 500]")
@@ -280,6 +322,14 @@ def main() -> None:
                 kept.append(overload(client, rate_rps, given.seconds, 10 * number))
                 console.print(kept[-1])
         text += write_overload(kept)
+    if not given.part or "devices" in given.part:
+        rows: dict[float, list[Slowed]] = {slowdown: [] for slowdown in SLOWDOWNS}
+        for number in range(given.rounds):
+            for slowdown, these in rows.items():
+                with console.status(f"a device {slowdown:g} times slower, round {number + 1}"):
+                    these.append(slowed(given.cache, slowdown, given.seconds, number))
+                console.print(these[-1])
+        text += write_devices(list(rows.values()))
     if not given.part or "routers" in given.part:
         sides: dict[int, list[Side]] = {routers: [] for routers in ROUTERS}
         for number in range(given.rounds):
