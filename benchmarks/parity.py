@@ -131,7 +131,7 @@ class Run:
 class Delays:
     """What a live run's requests and batches met outside router and device, seconds [request] or [batch]."""
 
-    inbound: Floats
+    inbound: Floats  # of those that were answered
     outbound: Floats
     call: Floats  # beyond `service`
     sent_late: Floats  # by the load generator
@@ -200,16 +200,18 @@ def service_of(runs: Sequence[Run], curves: Mapping[Key, LatencyCurve]) -> dict[
 
 
 def delays_of(run: Run, service: Mapping[Key, list[float]]) -> Delays:
-    """Requests of an application are taken to reach the router in the order in which they were meant to leave."""
-    outcomes = run.outcomes
-    inbound = np.zeros(len(outcomes))
+    """Answered requests of an application are taken to have reached the router in the order of their instants.
+
+    Of others the journal does not know all: those that are refused unseen are only counted.
+    """
+    outcomes, answered = run.outcomes, run.outcomes.was_answered
+    outside, inbound = outcomes.latency_s - outcomes.router_s, np.zeros(len(outcomes))
+    ids = {action[1] for entry in run.entries for action in entry.did if action[0] in ("Answer", "ShortCircuit")}
+    told = [entry.event.request for entry in run.entries if isinstance(entry.event, Arrived)]
     for name in outcomes.applications():
-        own = np.flatnonzero(outcomes.application == name)
-        requests = [entry.event.request for entry in run.entries if isinstance(entry.event, Arrived)]
-        arrived = np.array([request.arrived for request in requests if request.application == name])
+        own = np.flatnonzero(answered & (outcomes.application == name))
+        arrived = np.array([request.arrived for request in told if request.application == name and request.id in ids])
         inbound[own] = arrived - run.origin - outcomes.intended[own]
-    outside = outcomes.latency_s - outcomes.router_s
-    answered = outcomes.was_answered
     woken = [
         after.now - action[1]
         for before, after in pairwise(run.entries)
@@ -217,7 +219,7 @@ def delays_of(run: Run, service: Mapping[Key, list[float]]) -> Delays:
         if action[0] == "WakeAt" and after.now >= action[1]
     ]
     return Delays(
-        inbound=np.maximum(inbound, 0.0),
+        inbound=np.maximum(inbound, 0.0)[answered],
         outbound=np.maximum(outside - inbound, 0.0)[answered],
         call=np.array([max(0.0, seconds - service[key][size]) for key, size, seconds in batches_of(run)]),
         sent_late=outcomes.sent - outcomes.intended,
