@@ -6,7 +6,7 @@ batch that it runs has ended.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.conditions import Z95
@@ -224,9 +224,3 @@ def _timing(curve: LatencyCurve, median: LatencyCurve | None, size: int) -> Timi
         return p95_s, 0.0
     p50_s = min(median.at(size), p95_s)
     return p50_s, math.log(p95_s / p50_s) / Z95
-
-
-def memory_respected(nodes: Iterable[Node], sizes: Mapping[str, int]) -> bool:
-    """Whether every node's units fit its memory and its books are right; for tests."""
-    held = ((n, sum(sizes[u] for u in (*n.resident, *n.starting, *n.leaving))) for n in nodes)
-    return all(total == n.used_bytes <= n.memory_bytes for n, total in held)

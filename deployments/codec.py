@@ -57,11 +57,6 @@ MOST_KNOWN = 1024  # requests whose JSON is remembered
 MOST_KNOWN_BYTES = 1024  # of each
 
 
-def decode_request(body: bytes, headers: Headers, manifest: Manifest, limits: RouterConfig) -> InferRequest:
-    """As `RequestReader.read`."""
-    return RequestReader(manifest, limits).read(body, headers)
-
-
 class RequestReader:
     """Reads and checks the bodies of `POST /v2/models/{application}/infer`.
 

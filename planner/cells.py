@@ -88,12 +88,6 @@ def make_cells(
     return _described(points, right, labels, classes, centres_of(points, 1 + within_error([-w for w in worth])))
 
 
-def one_cell(correct: ArrayLike, labels: ArrayLike, classes: int) -> Cells:
-    """All inputs in one cell, from correctness [option, sample] and labels [sample]."""
-    right, labels = np.asarray(correct, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    return _described(right.T, right, labels, classes, right.mean(axis=1)[None])
-
-
 def nearest(points: Floats, centres: Floats) -> Integers:
     """The index [m] of the centre [cell, d] that is nearest to each point [m, d]."""
     distance = (centres**2).sum(axis=1) - 2 * points @ centres.T

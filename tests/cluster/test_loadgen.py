@@ -18,7 +18,7 @@ from cluster.engine.load import Closed
 from cluster.loadgen import Address, LoadError, Target, send_closed, send_load
 from cluster.outcomes import Outcome, Outcomes, OutcomesError
 from cluster.workload import Workload
-from deployments.codec import decode_request, encode_response
+from deployments.codec import RequestReader, encode_response
 from deployments.config import Manifest, RouterConfig, TensorSpec
 from deployments.grpc_service import GrpcService, add_to_server
 from deployments.protocol import InferRequest, QueueFull, ReplicaFailed, Served, WireError
@@ -46,7 +46,7 @@ async def infer(request: web.Request) -> web.StreamResponse:
     if name == "strange":
         return web.json_response({"outputs": [{"name": "label", "datatype": "INT64", "shape": [1], "data": ["?"]}]})
     try:
-        asked = decode_request(await request.read(), request.headers, MANIFESTS[name], RouterConfig())
+        asked = RequestReader(MANIFESTS[name], RouterConfig()).read(await request.read(), request.headers)
         if name == "full":
             raise QueueFull("2000 requests wait; come back later", retry_after_s=1)
         if name == "broken":
@@ -158,8 +158,10 @@ def test_a_server_that_never_answers_is_an_error_after_the_time_out(url: str) ->
     now = time.monotonic()
     outcomes = send_load(url, ask("stalled", "stalled"), targets(slo_s=0.01), connections=1)
     assert 5 < time.monotonic() - now < 15
-    assert outcomes.error.tolist() == ["no answer for 5.04 s", "all 1 connections busy for 5.04 s"]
-    assert np.isnan(outcomes.sent[1])
+    assert outcomes.error[0] == "no answer for 5.04 s"
+    if np.isnan(outcomes.sent[1]):  # else its turn came in the moment between the two time-outs
+        assert outcomes.error[1] == "all 1 connections busy for 5.04 s"
+    assert set(outcomes.status) == {"error"}
 
 
 def test_ctrl_c_keeps_what_was_sent(url: str) -> None:

@@ -21,7 +21,7 @@ from cluster.loading import Loaded, counted, ended, highest, joined, rates_of, w
 from cluster.outcomes import Outcome, Outcomes, Status
 from cluster.traces import Load, rate_of
 from cluster.workload import SHAPES, WorkloadError
-from deployments.codec import decode_request, encode_response
+from deployments.codec import RequestReader, encode_response
 from deployments.config import ConfigError, Manifest, RouterConfig, TensorSpec, load_manifest
 from deployments.protocol import Served
 
@@ -114,7 +114,7 @@ class Answering:
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
 
     async def _infer(self, request: web.Request) -> web.Response:
-        asked = decode_request(await request.read(), request.headers, self.manifest, RouterConfig())
+        asked = RequestReader(self.manifest, RouterConfig()).read(await request.read(), request.headers)
         scores = np.zeros((1, *self.manifest.output.shape), np.float32)
         body, headers = encode_response(asked, scores, self.manifest, Served("toy/good", "edge", "e-0", 1.0, True, 1.0))
         return web.Response(body=body, headers=headers)

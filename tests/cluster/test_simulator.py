@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.conditions import Conditions, Delay, Faults, Outage, Slowdown
-from cluster.executors import PolicyError, memory_respected
+from cluster.executors import Node, PolicyError
 from cluster.outcomes import Outcomes, Writer
 from cluster.recordings import Recorded, Recording, RecordingError, comonotone
 from cluster.scene import Scene, Simulated
@@ -202,6 +202,12 @@ def watched(look: Callable[[Event, float], None]) -> Policy:
         Controller(catalogue, settings),
         Watched(Router(catalogue, limits), look),
     )
+
+
+def memory_respected(nodes: Iterable[Node], sizes: Mapping[str, int]) -> bool:
+    """Whether every node's units fit its memory and its books are right."""
+    held = ((n, sum(sizes[u] for u in (*n.resident, *n.starting, *n.leaving))) for n in nodes)
+    return all(total == n.used_bytes <= n.memory_bytes for n, total in held)
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 2])

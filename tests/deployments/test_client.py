@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from deployments.client import Answer, AsyncClient, Client, Patience, Settings
-from deployments.codec import decode_request, encode_response
+from deployments.codec import RequestReader, encode_response
 from deployments.config import Manifest, RouterConfig, TensorSpec
 from deployments.grpc_service import GrpcService, add_to_server
 from deployments.protocol import (
@@ -92,7 +92,7 @@ def http_app(backend: Backend) -> web.Application:
 
     async def infer(request: web.Request) -> web.Response:
         manifest = named(request)
-        asked = decode_request(await request.read(), request.headers, manifest, LIMITS)
+        asked = RequestReader(manifest, LIMITS).read(await request.read(), request.headers)
         scores, served = await backend.infer(manifest.name, asked)
         body, headers = encode_response(asked, scores, manifest, served)
         return web.Response(body=body, headers=headers)

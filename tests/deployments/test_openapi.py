@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from deployments.codec import decode_request, encode_request, encode_response
+from deployments.codec import RequestReader, encode_request, encode_response
 from deployments.config import DATATYPES, Manifest, RouterConfig, TensorSpec
 from deployments.counters import Statistics, repository_index
 from deployments.openapi import JSON, document
@@ -82,7 +82,7 @@ def test_examples_are_what_their_schemas_say() -> None:
 def test_the_example_is_a_request(datatype: str) -> None:
     manifest = Manifest(TensorSpec("image", (2,), datatype), ANIMALS.output, CLASSES, 0.1, "any")
     body = document({"any": manifest}, LIMITS, "0")["paths"]["/v2/models/any/infer"]["post"]["requestBody"]["content"]
-    asked = decode_request(orjson.dumps(body[JSON]["example"]), {}, manifest, LIMITS)
+    asked = RequestReader(manifest, LIMITS).read(orjson.dumps(body[JSON]["example"]), {})
     assert asked.deadline_ms == 100
     check(body[JSON]["schema"], body[JSON]["example"])
 
@@ -124,7 +124,7 @@ def test_a_request_fits_the_schema_if_and_only_if_it_is_taken(change: dict[str, 
     schema = operation("/v2/models/animals/infer", "post")["requestBody"]["content"][JSON]["schema"]
     body = {**GOOD, **change}
     try:
-        decode_request(orjson.dumps(body), {}, ANIMALS, LIMITS)
+        RequestReader(ANIMALS, LIMITS).read(orjson.dumps(body), {})
     except WireError:
         assert not fits(schema, body)
     else:
@@ -138,7 +138,7 @@ def test_what_the_codec_writes_fits(binary: bool) -> None:
     schema = operation("/v2/models/animals/infer", "post")["requestBody"]["content"][JSON]["schema"]
     check(schema, orjson.loads(content[:end]))
     content, headers = encode_response(
-        decode_request(content, headers, ANIMALS, LIMITS), X.sum(axis=1), ANIMALS, SERVED
+        RequestReader(ANIMALS, LIMITS).read(content, headers), X.sum(axis=1), ANIMALS, SERVED
     )
     check(answer("/v2/models/animals/infer", "post"), orjson.loads(content))
 

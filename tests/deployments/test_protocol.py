@@ -25,8 +25,8 @@ from tritonclient.utils import InferenceServerException
 from deployments import protocol
 from deployments.codec import (
     HEADER_LENGTH,
+    RequestReader,
     check_length,
-    decode_request,
     decode_response,
     encode_request,
     encode_response,
@@ -69,7 +69,7 @@ def wanting(*outputs: object) -> bytes:
 
 
 def decode(content: bytes, headers: dict[str, str] | None = None, manifest: Manifest = MANIFEST) -> InferRequest:
-    return decode_request(content, headers or {}, manifest, LIMITS)
+    return RequestReader(manifest, LIMITS).read(content, headers or {})
 
 
 BAD = [
@@ -325,7 +325,7 @@ async def infer(request: Request) -> Response:
     try:
         if (name := request.path_params["name"]) != "animals":
             raise UnknownApplication.named(name, ["animals"])
-        asked = decode_request(await request.body(), request.headers, MANIFEST, LIMITS)
+        asked = RequestReader(MANIFEST, LIMITS).read(await request.body(), request.headers)
         scores = np.stack([x.sum(axis=0) for x in asked.x])
         content, headers = encode_response(asked, scores, MANIFEST, SERVED)
     except WireError as error:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.cells import Shares, make_cells, one_cell
+from planner.cells import Shares, make_cells
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
 COST = [0.0, 1.0]
@@ -53,7 +53,7 @@ def test_another_label_mix_moves_the_shares_and_not_what_is_within() -> None:
 
 
 def test_one_cell_has_the_overall_accuracy_under_any_mix() -> None:
-    cell = one_cell([[1, 1, 0, 0]], [0, 0, 1, 1], 2)
+    cell = make_cells(np.full((4, 1), 0.5), [[1, 1, 0, 0]], [0, 0, 1, 1], 2, [1.0])
     assert cell.accuracy().item() == pytest.approx(0.5)
     assert cell.accuracy([2.0, 0.0]).item() == pytest.approx(1.0)
     assert cell.accuracy([0.0, 0.0]).item() == pytest.approx(0.5)  # a mix of nothing that was seen
