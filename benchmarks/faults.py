@@ -9,6 +9,10 @@ error; it was *kept out* where nobody was there to connect to. Attainment
 it was before. With `--load 0.6` devices are slower, and as much is asked as is 0.6 of what the plan says that those
 which the fault leaves could carry at any accuracy. Nothing else should run on the machine: on busy cores requests are
 late without any fault, as the first row says.
+
+HAProxy listens on all addresses, so `--only haproxy` is for a network of its own:
+
+    sudo unshare -n sh -c 'ip link set lo up && python benchmarks/faults.py --only haproxy'
 """
 
 import argparse
@@ -83,6 +87,13 @@ class Scene:
         names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == "serve"]
         for name in [name for name in names if part in name][:most]:
             ray.kill(ray.get_actor(name, namespace="serve"), no_restart=False)
+
+    def kill_processes(self, name: str) -> None:
+        """Kill the cluster's processes of this name, at once."""
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if process.name() == name:
+                    process.kill()
 
     def busiest(self) -> str:
         """The device of the larger pool that has worked the most, of those that hold anything now."""
@@ -168,6 +179,7 @@ class Fault:
     ingress: str = "auto"
     takes: float = 0.0  # devices
     variants: tuple[str, ...] | None = None  # that are served; default: all
+    alone: bool = False  # only where asked for, and with no other: see below
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -200,6 +212,13 @@ FAULTS: Mapping[str, Fault] = {
         "requests in it are lost",
         lambda s, _: s.kill_actors("SERVE_PROXY"),
         ingress="proxy",
+    ),
+    "haproxy": Fault(
+        "Serve's HAProxy killed, which brings requests to the router (`http.ingress: haproxy`)",
+        "requests in it are lost",
+        lambda s, _: s.kill_processes("haproxy"),
+        ingress="haproxy",
+        alone=True,
     ),
     "router": Fault("the only router killed", "requests in it are lost", lambda s, _: s.kill_actors("#router#")),
     "one of two routers": Fault(
@@ -240,7 +259,7 @@ def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -
         base,
         router=RouterConfig(replicas=fault.routers),
         applications={"tiny": served},
-        http=replace(base.http, ingress=fault.ingress),
+        http=_listening(base.http, fault),
     )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "cluster.yaml"
@@ -261,6 +280,10 @@ def suffer(fault: Fault, base: ClusterConfig, seconds: float, rate_rps: float) -
                     with suppress(psutil.Error):
                         process.send_signal(signal.SIGCONT)
             return replace(cost(outcomes, at, at / 3), rate_rps=rate_rps)
+
+
+def _listening(http: HttpConfig, fault: Fault) -> HttpConfig:
+    return replace(http, ingress=fault.ingress, host="0.0.0.0" if fault.ingress == "haproxy" else http.host)
 
 
 def write(found: Mapping[str, Sequence[Cost]], seconds: float, load: float | None) -> Iterator[str]:
@@ -307,7 +330,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=PORT, help=f"[default: {PORT}]")
     parser.add_argument("--output", type=Path, default=Path("faults.md"), help="Markdown file")
     given = parser.parse_args()
-    prepare_environment()
+    asked = given.only or [name for name, fault in FAULTS.items() if not fault.alone]
+    if len(asked) > 1 and any(FAULTS[name].alone for name in asked):
+        parser.error("HAProxy is chosen before Ray is imported: ask for 'haproxy' by itself")
+    prepare_environment(ClusterConfig({}, {}, http=_listening(HttpConfig(), FAULTS[asked[0]])))
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     console, found = Console(stderr=True), dict[str, list[Cost]]()
     pool, batches = (POOL, (1, 4, 8)) if given.load is None else (SLOW, SMALL)
@@ -322,7 +348,7 @@ def main() -> None:
             http=HttpConfig(port=given.port),
         )
         profile(config.models, config.profiles, config.pools, effort=Effort(batches=batches, budget_s=0.05, min_runs=3))
-        for name in given.only or FAULTS:
+        for name in asked:
             fault = FAULTS[name]
             rate_rps = given.rate if given.load is None else given.load * remaining_rps(config, fault.takes)
             for _ in range(given.runs):
