@@ -12,7 +12,7 @@ late without any fault, as the first row says.
 
 HAProxy listens on all addresses, so `--only haproxy` is for a network of its own:
 
-    sudo unshare -n sh -c 'ip link set lo up && python benchmarks/faults.py --only haproxy'
+    sudo env PATH="$PATH" unshare -n sh -c 'ip link set lo up && python benchmarks/faults.py --only haproxy'
 """
 
 import argparse
