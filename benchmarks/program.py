@@ -1,6 +1,6 @@
 """Measures the planner: time to a plan and to its gaps, its memory, and what sharing and cells are worth.
 
-    python benchmarks/planner.py [--quick] [--data DIR] [--output FILE]
+    python benchmarks/program.py [--quick] [--data DIR] [--output FILE]
 
 Proteus' cluster is measured where --data names a folder with its profiles; random clusters need no data. Each random
 cluster has a process of its own, so that its peak memory is its own.
