@@ -179,7 +179,7 @@ class Fault:
     ingress: str = "auto"
     takes: float = 0.0  # devices
     variants: tuple[str, ...] | None = None  # that are served; default: all
-    alone: bool = False  # only where asked for, and with no other: see below
+    alone: bool = False  # only where asked for, and with no other: it wants its own environment
 
 
 FAULTS: Mapping[str, Fault] = {
